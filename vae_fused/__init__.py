@@ -1,0 +1,32 @@
+"""Fused kernels for variational autoencoders: the reparameterized sample, and reconstruction + KL, in one pass each."""
+
+from vae_fused import reference
+from vae_fused._library import build_info
+from vae_fused._terms import ELBOTerms
+from vae_fused._version import __version__
+from vae_fused.functional import (
+    elbo_loss,
+    kl_divergence,
+    reparameterize,
+    reparameterize_with_kl,
+    standard_normal,
+)
+from vae_fused.models import VAE, VAEOutput, conv_vae, mlp_vae
+from vae_fused.modules import FusedELBOLoss
+
+__all__ = [
+    "VAE",
+    "ELBOTerms",
+    "FusedELBOLoss",
+    "VAEOutput",
+    "__version__",
+    "build_info",
+    "conv_vae",
+    "elbo_loss",
+    "kl_divergence",
+    "mlp_vae",
+    "reference",
+    "reparameterize",
+    "reparameterize_with_kl",
+    "standard_normal",
+]

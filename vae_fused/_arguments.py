@@ -1,0 +1,224 @@
+"""Argument checks in Python: what the kernels check in C++, for the reference path and for tracing.
+
+Every check raises before anything is computed or allocated, names the argument, says what came and what was expected:
+``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape, device or value. ``csrc/checks.h`` holds
+the same checks with the same words for the compiled operators.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+REDUCTIONS = ("batchmean", "sum", "sample", "mean")
+RECON_LOSSES = ("mse",)
+
+
+def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The dtype of arithmetic, losses and KL: float64 if any operand is float64, else float32."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def check_floating(name: str, value: Tensor) -> None:
+    """Raise ``TypeError`` unless ``value`` is a tensor of one of the four supported floating dtypes."""
+    check_tensor(name, value)
+    if value.dtype not in FLOATING_DTYPES:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+
+
+def check_batched(name: str, value: Tensor) -> None:
+    """Raise unless ``value`` is a floating tensor with a batch dimension."""
+    check_floating(name, value)
+    if value.dim() < 1:
+        raise ValueError(f"{name} must have a batch dimension 0, got a 0-dimensional tensor")
+
+
+def _check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.device != other.device:
+        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {value.device}")
+
+
+def check_latent_pair(mu: Tensor, logvar: Tensor) -> None:
+    """Raise unless mu and logvar are one posterior: same shape, dtype and device, with a batch dimension."""
+    check_batched("mu", mu)
+    check_tensor("logvar", logvar)
+    if logvar.dtype != mu.dtype:
+        raise TypeError(f"logvar must have the dtype of mu, {mu.dtype}, got {logvar.dtype}")
+    if logvar.shape != mu.shape:
+        raise ValueError(f"logvar must have the shape of mu, {_shape(mu)}, got {_shape(logvar)}")
+    _check_same_device("logvar", logvar, "mu", mu)
+
+
+def check_prior(name: str, prior: Tensor | None, mu: Tensor) -> None:
+    """Raise unless the prior parameter is absent or expands to the shape of mu with its dtype and device."""
+    if prior is None:
+        return
+    check_tensor(name, prior)
+    if prior.dtype != mu.dtype:
+        raise TypeError(f"{name} must have the dtype of mu, {mu.dtype}, got {prior.dtype}")
+    _check_same_device(name, prior, "mu", mu)
+    offset = mu.dim() - prior.dim()
+    fits = offset >= 0 and all(
+        size == 1 or size == mu.shape[offset + dim] for dim, size in enumerate(prior.shape)
+    )
+    if not fits:
+        raise ValueError(f"{name} must be broadcastable to the shape of mu, {_shape(mu)}, got {_shape(prior)}")
+
+
+def check_key(key: Tensor) -> None:
+    """Raise unless ``key`` is a uint64 tensor whose last dimension holds (seed, offset)."""
+    check_tensor("key", key)
+    if key.dtype != torch.uint64:
+        raise TypeError(f"key must be uint64, got {key.dtype}")
+    if key.dim() not in (1, 2) or key.shape[-1] != 2:
+        raise ValueError(f"key must have shape [2] or [batch, 2], got {_shape(key)}")
+
+
+def check_key_for(key: Tensor, batch: int, device: torch.device) -> None:
+    """Raise unless ``key`` is one key, or one per batch item, on ``device``."""
+    check_key(key)
+    if key.dim() == 2 and key.shape[0] != batch:
+        raise ValueError(f"key must have shape [2] or [batch, 2] with batch {batch}, got {_shape(key)}")
+    if key.device != device:
+        raise ValueError(f"key must be on the device of the samples, {device}, got {key.device}")
+
+
+def check_noise_source(generator: torch.Generator | None, key: Tensor | None, device: torch.device) -> None:
+    """Raise if both sources of noise are given, or the generator is none, or of another device."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if key is not None:
+        raise ValueError("generator and key are two sources of the same noise: give one of them, got both")
+    if generator.device.type != device.type:
+        raise ValueError(f"generator must be on the device of mu, {device}, got {generator.device}")
+
+
+def check_num_samples(num_samples: int | None) -> None:
+    """Raise unless ``num_samples`` is None or a positive integer."""
+    if num_samples is None:
+        return
+    if isinstance(num_samples, bool) or not isinstance(num_samples, (int, torch.SymInt)):
+        raise TypeError(f"num_samples must be an integer or None, got {type(num_samples).__name__}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_beta(beta: float | Tensor, recon: Tensor) -> None:
+    """Raise unless beta is a real number, or a 0-dim floating tensor on the CPU or on the device of recon."""
+    if isinstance(beta, Tensor):
+        check_floating("beta", beta)
+        if beta.dim() != 0:
+            raise ValueError(f"beta must be a float or a 0-dimensional tensor, got shape {_shape(beta)}")
+        if beta.device.type != "cpu" and beta.device != recon.device:
+            raise ValueError(f"beta must be on the CPU or on the device of recon, {recon.device}, got {beta.device}")
+    elif isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"beta must be a float or a 0-dimensional tensor, got {type(beta).__name__}")
+
+
+def check_reconstruction(recon: Tensor, target: Tensor) -> None:
+    """Raise unless recon and target are floating, batched, of one shape and on one device."""
+    check_batched("recon", recon)
+    check_floating("target", target)
+    if target.shape != recon.shape:
+        raise ValueError(f"target must have the shape of recon, {_shape(recon)}, got {_shape(target)}")
+    _check_same_device("target", target, "recon", recon)
+
+
+def check_kl_source(
+    recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl: Tensor | None, reduction: str
+) -> None:
+    """Raise unless the KL comes from exactly one place: from mu and logvar, or from the per-item ``kl``."""
+    if kl is None:
+        if mu is None or logvar is None:
+            missing = "mu and logvar" if mu is None and logvar is None else ("mu" if mu is None else "logvar")
+            raise ValueError(f"the KL needs both mu and logvar, or kl: {missing} is missing and kl is None")
+        check_latent_pair(mu, logvar)
+        _check_same_device("mu", mu, "recon", recon)
+        if mu.shape[0] != recon.shape[0]:
+            raise ValueError(f"mu must have the batch size of recon, {recon.shape[0]}, got {mu.shape[0]}")
+        return
+    if mu is not None or logvar is not None:
+        raise ValueError("kl replaces mu and logvar: give kl, or mu and logvar, got both")
+    check_floating("kl", kl)
+    if reduction == "mean":
+        raise ValueError(
+            "kl cannot be given with reduction='mean': the number of latent elements is unknown; give mu and logvar"
+        )
+    if kl.dim() != 1 or kl.shape[0] != recon.shape[0]:
+        raise ValueError(f"kl must have the shape [batch] of recon, [{recon.shape[0]}], got {_shape(kl)}")
+    _check_same_device("kl", kl, "recon", recon)
+
+
+# The whole check of each operator, in the order in which its arguments stand.
+
+
+def check_normal_request(key: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Everything that ``standard_normal`` asks of its arguments."""
+    check_key(key)
+    for length in size:
+        if isinstance(length, bool) or not isinstance(length, (int, torch.SymInt)):
+            raise TypeError(f"size must hold integers, got {type(length).__name__}")
+        if length < 0:
+            raise ValueError(f"size must not be negative, got {list(size)}")
+    if dtype not in FLOATING_DTYPES:
+        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    if key.dim() == 2 and (not size or size[0] != key.shape[0]):
+        raise ValueError(f"size must begin with the number of keys, {key.shape[0]}, got {list(size)}")
+
+
+def check_sampling(
+    mu: Tensor, logvar: Tensor, num_samples: int | None, generator: torch.Generator | None, key: Tensor | None
+) -> None:
+    """Everything that ``reparameterize`` and ``reparameterize_with_kl`` ask of their arguments."""
+    check_latent_pair(mu, logvar)
+    check_num_samples(num_samples)
+    check_noise_source(generator, key, mu.device)
+    if key is not None:
+        check_key_for(key, mu.shape[0], mu.device)
+
+
+def check_kl_divergence(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None, reduction: str
+) -> None:
+    """Everything that ``kl_divergence`` asks of its arguments."""
+    check_latent_pair(mu, logvar)
+    check_prior("prior_mu", prior_mu, mu)
+    check_prior("prior_logvar", prior_logvar, mu)
+    check_choice("reduction", reduction, (*REDUCTIONS, "none"))
+
+
+def check_elbo_loss(
+    recon: Tensor,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    kl: Tensor | None,
+    beta: float | Tensor,
+    recon_loss: str,
+    reduction: str,
+) -> None:
+    """Everything that ``elbo_loss`` asks of its arguments."""
+    check_reconstruction(recon, target)
+    check_choice("recon_loss", recon_loss, RECON_LOSSES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_kl_source(recon, mu, logvar, kl, reduction)
+    check_beta(beta, recon)

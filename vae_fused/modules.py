@@ -1,0 +1,95 @@
+"""The objective as a module."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from vae_fused import _arguments as arguments
+from vae_fused import functional
+from vae_fused._terms import ELBOTerms
+
+__all__ = ["FusedELBOLoss"]
+
+
+class FusedELBOLoss(nn.Module):
+    """The negative ELBO, reconstruction + beta * KL, as a drop-in for a hand-written VAE loss.
+
+    Args:
+        beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
+        recon_loss: ``"mse"``, the squared error, summed without a factor ½.
+        reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
+
+    Raises:
+        TypeError: ``beta`` is not a number or a floating tensor.
+        ValueError: ``beta`` is not a scalar, or ``recon_loss`` or ``reduction`` is unknown.
+
+    Example:
+        >>> criterion = FusedELBOLoss(beta=0.5)
+        >>> x = torch.zeros(2, 3)
+        >>> criterion(x + 1, x, torch.zeros(2, 1), torch.zeros(2, 1))
+        tensor(3.)
+    """
+
+    beta: float | Tensor
+
+    def __init__(
+        self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean"
+    ) -> None:
+        super().__init__()
+        arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
+        arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        arguments.check_beta(beta, torch.empty(0) if not isinstance(beta, Tensor) else beta)
+        self.beta = beta
+        self.recon_loss = recon_loss
+        self.reduction = reduction
+
+    @overload
+    def forward(
+        self,
+        recon: Tensor,
+        target: Tensor,
+        mu: Tensor | None = ...,
+        logvar: Tensor | None = ...,
+        *,
+        kl: Tensor | None = ...,
+        return_terms: Literal[False] = ...,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        recon: Tensor,
+        target: Tensor,
+        mu: Tensor | None = ...,
+        logvar: Tensor | None = ...,
+        *,
+        kl: Tensor | None = ...,
+        return_terms: Literal[True],
+    ) -> ELBOTerms: ...
+    def forward(
+        self,
+        recon: Tensor,
+        target: Tensor,
+        mu: Tensor | None = None,
+        logvar: Tensor | None = None,
+        *,
+        kl: Tensor | None = None,
+        return_terms: bool = False,
+    ) -> Tensor | ELBOTerms:
+        """The loss of a batch, or with ``return_terms`` its :class:`ELBOTerms`; see :func:`vae_fused.elbo_loss`."""
+        return functional.elbo_loss(
+            recon,
+            target,
+            mu,
+            logvar,
+            kl=kl,
+            beta=self.beta,
+            recon_loss=self.recon_loss,
+            reduction=self.reduction,
+            return_terms=return_terms,
+        )
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"

@@ -1,0 +1,140 @@
+"""The package's functions in plain PyTorch: the oracle of the tests, and the path of devices without kernels.
+
+Same signatures, shapes, dtypes, errors and noise as :mod:`vae_fused.functional`; autograd does the backward. With the
+same key both give the same samples to rounding, on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vae_fused import _arguments as arguments
+from vae_fused._arguments import accumulation_dtype
+from vae_fused._philox import draw_key, normals_of_shape
+from vae_fused._terms import ELBOTerms
+
+__all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
+
+
+def standard_normal(
+    key: Tensor,
+    size: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """See :func:`vae_fused.standard_normal`."""
+    size = tuple(size)
+    arguments.check_normal_request(key, size, dtype)
+    noise = normals_of_shape(key.to(device or key.device), size, accumulation_dtype(dtype))
+    return noise.to(dtype)
+
+
+def _noise_like(mu: Tensor, num_samples: int | None, key: Tensor) -> Tensor:
+    dtype = accumulation_dtype(mu.dtype)
+    if num_samples is None:
+        return normals_of_shape(key, mu.shape, dtype)
+    if key.dim() == 1:
+        return normals_of_shape(key, (num_samples, *mu.shape), dtype)
+    # One key per item: item i's noise has the shape of z[:, i].
+    return normals_of_shape(key, (mu.shape[0], num_samples, *mu.shape[1:]), dtype).movedim(0, 1)
+
+
+def _sample(mu: Tensor, logvar: Tensor, num_samples: int | None, key: Tensor) -> Tensor:
+    noise = _noise_like(mu, num_samples, key)
+    sigma = torch.exp(0.5 * logvar.to(noise.dtype))
+    return (mu.to(noise.dtype) + sigma * noise).to(mu.dtype)
+
+
+def reparameterize(
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    num_samples: int | None = None,
+    generator: torch.Generator | None = None,
+    key: Tensor | None = None,
+) -> Tensor:
+    """See :func:`vae_fused.reparameterize`."""
+    arguments.check_sampling(mu, logvar, num_samples, generator, key)
+    return _sample(mu, logvar, num_samples, draw_key(mu.device, generator) if key is None else key)
+
+
+def reparameterize_with_kl(
+    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, key: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`vae_fused.reparameterize_with_kl`."""
+    return reparameterize(mu, logvar, generator=generator, key=key), kl_divergence(mu, logvar, reduction="sample")
+
+
+def _reduce(elements: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return elements
+    if reduction == "sample":
+        return elements.flatten(1).sum(1, dtype=torch.float64) if elements.dim() > 1 else elements.double()
+    total = elements.sum(dtype=torch.float64)  # an empty batch: 0, or 0 / 0 = NaN, as torch's sum and mean
+    if reduction == "batchmean":
+        return total / elements.shape[0]
+    if reduction == "mean":
+        return total / elements.numel()
+    return total
+
+
+def _kl_elements(mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None) -> Tensor:
+    # ½(λ₂ − λ₁ − 1 + e^{λ₁−λ₂} + (μ₁−μ₂)² e^{−λ₂}), with expm1 because e^δ − 1 − δ cancels for small δ.
+    dtype = accumulation_dtype(mu.dtype)
+    difference, log_ratio, precision = mu.to(dtype), logvar.to(dtype), None
+    if prior_mu is not None:
+        difference = difference - prior_mu.to(dtype)
+    if prior_logvar is not None:
+        log_ratio = log_ratio - prior_logvar.to(dtype)
+        precision = torch.exp(-prior_logvar.to(dtype))
+    distance = difference.square() if precision is None else difference.square() * precision
+    return 0.5 * (distance + torch.expm1(log_ratio) - log_ratio)
+
+
+def kl_divergence(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
+    *,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """See :func:`vae_fused.kl_divergence`."""
+    arguments.check_kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction)
+    elements = _kl_elements(mu, logvar, prior_mu, prior_logvar)
+    return _reduce(elements, reduction).to(elements.dtype)
+
+
+def elbo_loss(
+    recon: Tensor,
+    target: Tensor,
+    mu: Tensor | None = None,
+    logvar: Tensor | None = None,
+    *,
+    kl: Tensor | None = None,
+    beta: float | Tensor = 1.0,
+    recon_loss: str = "mse",
+    reduction: str = "batchmean",
+    return_terms: bool = False,
+) -> Tensor | ELBOTerms:
+    """See :func:`vae_fused.elbo_loss`."""
+    arguments.check_elbo_loss(recon, target, mu, logvar, kl, beta, recon_loss, reduction)
+    dtype = accumulation_dtype(recon.dtype, target.dtype)
+    reconstruction = _reduce((recon.to(dtype) - target.to(dtype)).square(), reduction)
+    if kl is not None:
+        latent_dtype = kl.dtype
+        kl_term = _reduce(kl, reduction)
+    else:
+        assert mu is not None and logvar is not None  # established by check_elbo_loss
+        latent_dtype = mu.dtype
+        kl_term = _reduce(_kl_elements(mu, logvar, None, None), reduction)
+    weight = beta.to(device=recon.device, dtype=torch.float64) if isinstance(beta, Tensor) else beta
+    dtype = accumulation_dtype(recon.dtype, target.dtype, latent_dtype)
+    loss = (reconstruction + weight * kl_term).to(dtype)
+    if not return_terms:
+        return loss
+    return ELBOTerms(loss, reconstruction.detach().to(dtype), kl_term.detach().to(dtype))

@@ -1,0 +1,80 @@
+"""Compiles the CPU kernels: one torch-free translation unit per instruction set, each with flags of its own.
+
+torch's ``BuildExtension`` knows one set of flags per extension, so these objects are built before it, by a ninja file
+of their own (parallel, and rebuilt when a header changes), and handed to it for linking.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from pathlib import Path
+
+_AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
+INSTRUCTION_SETS = {
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2],
+    "avx2": _AVX2,
+    "baseline": [],
+}
+
+# No contraction, so that every instruction set rounds where the source says so. The other two let the compiler
+# vectorize math calls and comparisons: nothing here reads errno or the floating-point exception flags.
+COMMON_FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+]
+
+
+def is_x86_64() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def definitions() -> list[tuple[str, str]]:
+    """The macros that tell all host code which kernels exist."""
+    return [("VAE_FUSED_X86_KERNELS", "1")] if is_x86_64() else []
+
+
+def instruction_sets() -> list[str]:
+    return list(INSTRUCTION_SETS) if is_x86_64() else ["baseline"]
+
+
+def compile_kernels(compiler: str, csrc: Path, build_directory: Path) -> list[str]:
+    """Compile ``cpu/kernels/<instruction set>.cpp`` and return the object files."""
+    build_directory.mkdir(parents=True, exist_ok=True)
+    objects = [build_directory.resolve() / f"{name}.o" for name in instruction_sets()]
+    (build_directory / "build.ninja").write_text(_ninja_file(compiler, csrc.resolve(), objects))
+    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+    subprocess.run(["ninja", "-v", "-C", str(build_directory), *jobs], check=True)
+    return [str(file) for file in objects]
+
+
+def _ninja_file(compiler: str, csrc: Path, objects: list[Path]) -> str:
+    flags = [*COMMON_FLAGS, *(f"-D{name}={value}" for name, value in definitions()), f"-I{csrc}"]
+    lines = [
+        "ninja_required_version = 1.3",
+        "rule compile",
+        f"  command = {compiler} -MMD -MF $out.d {shlex.join(flags)} $isa -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
+    for file in objects:
+        source = csrc / "cpu" / "kernels" / f"{file.stem}.cpp"
+        lines += [
+            f"build {_escape(file)}: compile {_escape(source)}",
+            f"  isa = {shlex.join(INSTRUCTION_SETS[file.stem])}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")

@@ -22,15 +22,14 @@ ConfigSettings = dict[str, Any] | None
 @contextmanager
 def _without_extension() -> Iterator[None]:
     """Metadata and the sdist do not depend on the kernels, so neither may need torch."""
-    before = os.environ.get("VAE_FUSED_NO_EXT")
+    before = dict(os.environ)
     os.environ["VAE_FUSED_NO_EXT"] = "1"
+    os.environ.pop("FORCE_CUDA", None)  # the two contradict each other
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["VAE_FUSED_NO_EXT"]
-        else:
-            os.environ["VAE_FUSED_NO_EXT"] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _torch_if_missing() -> list[str]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command
 from setuptools.command.build import build as setuptools_build
@@ -30,7 +31,7 @@ WITHOUT_EXTENSION = BuildStamp(extension=False, torch=None, cuda=None, cuda_arch
 class build(setuptools_build):
     """The build, whose last step writes the stamp: a failed compilation leaves none that promises an extension."""
 
-    sub_commands = [*setuptools_build.sub_commands, ("build_stamp", None)]
+    sub_commands: ClassVar = [*setuptools_build.sub_commands, ("build_stamp", None)]
 
 
 class build_py(setuptools_build_py):
@@ -47,7 +48,7 @@ def build_stamp(stamp: BuildStamp) -> type[Command]:
 
     class WriteBuildStamp(Command):
         description = "write what this build was made with beside the extension"
-        user_options: list[tuple[str, str | None, str]] = []
+        user_options: ClassVar[list[tuple[str, str | None, str]]] = []
         editable_mode = False
         build_lib: str
 

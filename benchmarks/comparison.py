@@ -15,7 +15,7 @@ from timing import Measurement, copy_rate, host_sampler, interleave
 
 RIVALS = ("ours", "eager", "compile")
 CPU = torch.device("cpu")
-_SECONDS_A_CASE = 6.0
+_SECONDS_A_CASE = 4.0
 _MOST_ROUNDS = 2000
 
 

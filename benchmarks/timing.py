@@ -12,8 +12,8 @@ import torch
 
 Sampler = Callable[[], float]  # runs something once and returns the seconds it took
 
-_WARM_UP_ROUNDS = 3
-_LEAST_ROUNDS = 5
+_WARM_UP_ROUNDS = 2
+_LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def host_sampler(step: Callable[[], None]) -> Sampler:
 
 
 def interleave(samplers: Mapping[str, Sampler], seconds: float, most_rounds: int) -> dict[str, list[float]]:
-    """The durations of each sampler, one a round, for about ``seconds`` in all.
+    """The durations of each sampler, one a round, for about ``seconds`` in all, warm-up included.
 
     All samplers run in every round, so noise of the machine hits all alike; each round begins one further along, so
     none profits from always following the same other.
@@ -53,10 +53,10 @@ def interleave(samplers: Mapping[str, Sampler], seconds: float, most_rounds: int
     gc.collect()
     gc.disable()
     try:
+        end = time.perf_counter() + seconds
         for _ in range(_WARM_UP_ROUNDS):
             for sample in samplers.values():
                 sample()
-        end = time.perf_counter() + seconds
         for index in range(most_rounds):
             if index >= _LEAST_ROUNDS and time.perf_counter() >= end:
                 break

@@ -202,7 +202,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_cpu(
     const double scale = objective.beta / objective.kl_divisor();
     for (int64_t item = 0; item < objective.batch(); ++item) {
       const int64_t at = objective.by_item() ? item * grad_loss.stride(0) : 0;
-      grad_kl[item].fill_(read_number(grad_loss, at) * scale);
+      write_number(grad_kl, item * grad_kl.stride(0), read_number(grad_loss, at) * scale);
     }
   }
   return {grads.recon, grads.target, grads.mu, grads.logvar, grad_kl};

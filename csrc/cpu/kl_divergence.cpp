@@ -4,6 +4,7 @@
 
 #include "checks.h"
 #include "cpu/parallel.h"
+#include "cpu/scalar_access.h"
 #include "operands.h"
 #include "reduction.h"
 #include "sampling.h"
@@ -43,12 +44,7 @@ Tensor kl_divergence_cpu(const Tensor& mu, const Tensor& logvar, const std::opti
   if (elementwise) return out;
   const double scale = divisor(reduction, mu.size(0), mu.numel());
   for (int64_t i = 0; i < out.numel(); ++i) {
-    const double total = sum_of(partials.data() + i * plan.pieces, plan.pieces) / scale;
-    if (p.wide) {
-      out.mutable_data_ptr<double>()[i] = total;
-    } else {
-      out.mutable_data_ptr<float>()[i] = static_cast<float>(total);
-    }
+    write_number(out, i, sum_of(partials.data() + i * plan.pieces, plan.pieces) / scale);
   }
   return out;
 }

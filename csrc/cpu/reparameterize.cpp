@@ -7,6 +7,7 @@
 
 #include "checks.h"
 #include "cpu/parallel.h"
+#include "cpu/scalar_access.h"
 #include "operands.h"
 #include "sampling.h"
 
@@ -59,12 +60,7 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
   run_tiles(kernels().reparameterize, p, plan, kGrainNoise / p.num_samples);
   if (!kl.defined()) return;
   for (int64_t item = 0; item < plan.items; ++item) {
-    const double total = sum_of(partials.data() + item * plan.pieces, plan.pieces);
-    if (p.wide) {
-      kl.mutable_data_ptr<double>()[item] = total;
-    } else {
-      kl.mutable_data_ptr<float>()[item] = static_cast<float>(total);
-    }
+    write_number(kl, item, sum_of(partials.data() + item * plan.pieces, plan.pieces));
   }
 }
 

@@ -1,8 +1,7 @@
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "checks.h"
+#include "cpu/allocate.h"
 #include "cpu/parallel.h"
 #include "cpu/scalar_access.h"
 #include "operands.h"
@@ -114,10 +113,8 @@ struct Terms {
 
 // Loss and terms; and the gradients of the loss that have a buffer, for an incoming gradient of 1.
 std::tuple<Tensor, Tensor, Tensor> forward(const Objective& objective, const Gradients& grads) {
-  const auto options = objective.recon.options().dtype(objective.result_type());
-  const auto result = [&] {
-    return objective.by_item() ? at::empty({objective.batch()}, options) : at::empty({}, options);
-  };
+  const auto dtype = objective.result_type();
+  const auto result = [&] { return objective.by_item() ? allocate({objective.batch()}, dtype) : allocate({}, dtype); };
   Tensor loss = result(), reconstruction = result(), kl = result();
 
   Terms terms(objective, grads, Weight{nullptr, ElementType::kDouble, 0, 1.0 / objective.recon_divisor()},
@@ -165,7 +162,7 @@ void check_grad_loss(const Objective& objective, const Tensor& grad_loss) {
 }
 
 Tensor like_if(bool wanted, const Tensor& tensor) {
-  return wanted && tensor.defined() ? at::empty_like(tensor) : Tensor();
+  return wanted && tensor.defined() ? allocate_like(tensor) : Tensor();
 }
 
 std::tuple<Tensor, Tensor, Tensor> elbo_loss_cpu(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,

@@ -1,11 +1,10 @@
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <mutex>
 
 #include "checks.h"
+#include "cpu/allocate.h"
 #include "cpu/parallel.h"
 #include "cpu/scalar_access.h"
 #include "operands.h"
@@ -16,7 +15,7 @@ namespace {
 
 // One 64-bit draw is the seed; every sample of this call then comes from the key (seed, 0), on any number of threads.
 Tensor draw_key(const std::optional<at::Generator>& generator) {
-  Tensor key = at::empty({2}, at::kUInt64);
+  Tensor key = allocate({2}, at::kUInt64);
   auto* words = static_cast<uint64_t*>(key.mutable_data_ptr());
   auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
   std::lock_guard<std::mutex> lock(source->mutex_);
@@ -65,7 +64,7 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
 }
 
 Tensor empty_kl(const Tensor& mu) {
-  return at::empty({mu.size(0)}, mu.options().dtype(accumulation_type({&mu})));
+  return allocate({mu.size(0)}, accumulation_type({&mu}));
 }
 
 Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
@@ -73,7 +72,7 @@ Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& 
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
   check_key_for(key, mu.size(0), mu.device());
-  Tensor z = empty_samples(mu, num_samples);
+  Tensor z = allocate_like(mu, mu.scalar_type(), num_samples);
   sample(mu, logvar, key, num_samples, z, Tensor());
   return z;
 }
@@ -85,7 +84,7 @@ std::tuple<Tensor, Tensor> reparameterize_generator_cpu(const Tensor& mu, const 
   check_num_samples(num_samples);
   check_generator(generator);
   Tensor key = draw_key(generator);
-  Tensor z = empty_samples(mu, num_samples);
+  Tensor z = allocate_like(mu, mu.scalar_type(), num_samples);
   sample(mu, logvar, key, num_samples, z, Tensor());
   return {z, key};
 }
@@ -93,7 +92,7 @@ std::tuple<Tensor, Tensor> reparameterize_generator_cpu(const Tensor& mu, const 
 std::tuple<Tensor, Tensor> reparameterize_with_kl_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
   check_latent_pair(mu, logvar);
   check_key_for(key, mu.size(0), mu.device());
-  Tensor z = empty_samples(mu, std::nullopt), kl = empty_kl(mu);
+  Tensor z = allocate_like(mu), kl = empty_kl(mu);
   sample(mu, logvar, key, std::nullopt, z, kl);
   return {z, kl};
 }
@@ -103,7 +102,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cpu(const Te
   check_latent_pair(mu, logvar);
   check_generator(generator);
   Tensor key = draw_key(generator);
-  Tensor z = empty_samples(mu, std::nullopt), kl = empty_kl(mu);
+  Tensor z = allocate_like(mu), kl = empty_kl(mu);
   sample(mu, logvar, key, std::nullopt, z, kl);
   return {z, kl, key};
 }
@@ -115,8 +114,8 @@ std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tenso
                                                        std::array<bool, 2> output_mask) {
   check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
   Tensor grad_mu, grad_logvar;
-  if (output_mask[0]) grad_mu = at::empty_like(logvar);
-  if (output_mask[1]) grad_logvar = at::empty_like(logvar);
+  if (output_mask[0]) grad_mu = allocate_like(logvar);
+  if (output_mask[1]) grad_logvar = allocate_like(logvar);
   if (logvar.numel() == 0) return {grad_mu, grad_logvar};
 
   const Tensor contiguous_key = key.contiguous();

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from vae_fused_build import cpu_kernels, cuda_toolkit, hooks, settings, torch_site
 from vae_fused_build.cuda_toolkit import CudaToolkit
 from vae_fused_build.settings import CudaDecision, SettingError, decide_cuda, extension_wanted
@@ -76,7 +77,7 @@ class TestTorchSearch:
         assert torch_site.find_torch_site({"VIRTUAL_ENV": str(tmp_path)}) is None
 
     def test_named_site_without_torch_is_an_error(self, isolated: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        with pytest.raises(SettingError, match="VAE_FUSED_TORCH_SITE=.* with torch in it"):
+        with pytest.raises(SettingError, match=r"VAE_FUSED_TORCH_SITE=.* with torch in it"):
             torch_site.find_torch_site({"VAE_FUSED_TORCH_SITE": str(tmp_path)})
 
     def test_site_goes_to_the_end_of_the_path(self, isolated: pytest.MonkeyPatch, tmp_path: Path) -> None:

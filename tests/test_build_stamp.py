@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import vae_fused
 from vae_fused import _build
 from vae_fused._build import BuildStamp, check_running_torch

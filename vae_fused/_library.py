@@ -15,7 +15,9 @@ _extension: Any = None
 if _build.stamp is not None and _build.stamp.extension:
     _build.check_running_torch(_build.stamp)
     from vae_fused import _C as _extension  # type: ignore[no-redef]
+    from vae_fused import _fake
 
+    _fake.register()
     # "meta" goes to the operators too: their fakes give shapes and dtypes.
     _KERNEL_DEVICES = ("cpu", "meta", "cuda") if _build.stamp.cuda else ("cpu", "meta")
 

@@ -1,0 +1,185 @@
+// The objective. Its gradients are computed in the forward, where the data is read anyway, for an incoming gradient of 1;
+// the backward hands the buffers over, corrected on the device if the incoming gradient turns out to be another number.
+#include "autograd/common.h"
+
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/ops/expm1.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+
+namespace vae_fused {
+namespace {
+
+// 1 / divisor of a term, over the elements of one of its tensors.
+Tensor term_weight(const Tensor& grad_loss, const Tensor& term, std::string_view reduction) {
+  if (reduction == "batchmean") return grad_loss / at::Scalar(term.sym_size(0));
+  if (reduction == "mean") return grad_loss / at::Scalar(term.sym_numel());
+  return over_events(grad_loss, term);
+}
+
+Tensor beta_of(double beta, const OptionalTensor& beta_tensor, const Tensor& like) {
+  return present(beta_tensor) ? beta_tensor->to(like.options()) : at::scalar_tensor(beta, like.options());
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> differentiable_backward(
+    const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+    const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
+    std::string_view reduction) {
+  const Tensor weighted = grad_loss * beta_of(beta, beta_tensor, grad_loss);
+  const auto data_type = accumulation_type({&recon, &target});
+  const Tensor to_recon = 2.0 * term_weight(grad_loss, recon, reduction).to(data_type) *
+                          (recon.to(data_type) - target.to(data_type));
+  Tensor to_mu, to_logvar, to_kl;
+  if (present(kl)) {
+    to_kl = term_weight(weighted, *kl, reduction).to(kl->scalar_type()).expand_as(*kl);
+  } else {
+    const auto latent_type = accumulation_type({&*mu});
+    const Tensor weight = term_weight(weighted, *mu, reduction).to(latent_type);
+    to_mu = (weight * mu->to(latent_type)).to(mu->scalar_type());
+    to_logvar = (0.5 * weight * at::expm1(logvar->to(latent_type))).to(mu->scalar_type());
+  }
+  return {to_recon.to(recon.scalar_type()), (-to_recon).to(target.scalar_type()), to_mu, to_logvar, to_kl};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_autograd(
+    const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+    const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
+    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask) {
+  if (!records_graph({grad_loss, recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
+                      or_undefined(beta_tensor)})) {
+    BelowAutograd guard;
+    return ops::elbo_loss_backward(grad_loss, recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
+                                   output_mask);
+  }
+  auto [to_recon, to_target, to_mu, to_logvar, to_kl] =
+      differentiable_backward(grad_loss, recon, target, mu, logvar, kl, beta, beta_tensor, reduction);
+  const auto asked = [&](int index, const Tensor& gradient) { return output_mask[index] ? gradient : Tensor(); };
+  return {asked(0, to_recon), asked(1, to_target), asked(2, to_mu), asked(3, to_logvar), asked(4, to_kl)};
+}
+
+// A gradient buffer can be handed over only once and is corrected in place, which a traced graph cannot express; there,
+// and where each item has its own incoming gradient, forward and backward are two passes.
+bool gradients_in_forward(const Tensor& recon, const Tensor& target, const Tensor& mu, const Tensor& logvar,
+                          std::string_view reduction) {
+  if (reduction == "sample" || c10::impl::dispatch_mode_enabled()) return false;
+  if (!recon.requires_grad() && !(mu.defined() && (mu.requires_grad() || logvar.requires_grad()))) return false;
+  return !at::isTensorSubclassLike(recon) && !at::isTensorSubclassLike(target);
+}
+
+enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor, kInputs };
+
+struct ElboLoss : torch::autograd::Function<ElboLoss> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const Tensor& mu,
+                               const Tensor& logvar, const Tensor& kl, const Tensor& beta_tensor, double beta,
+                               std::string_view recon_loss, std::string_view reduction, bool with_gradients) {
+    Tensor loss, reconstruction, kl_term;
+    {
+      BelowAutograd guard;
+      if (with_gradients) {
+        Tensor grad_recon, grad_mu, grad_logvar;
+        std::tie(loss, reconstruction, kl_term, grad_recon, grad_mu, grad_logvar) = ops::elbo_loss_with_gradients(
+            recon, target, or_none(mu), or_none(logvar), or_none(kl), beta, or_none(beta_tensor), recon_loss,
+            reduction,
+            {recon.requires_grad(), mu.defined() && mu.requires_grad(), logvar.defined() && logvar.requires_grad()});
+        ctx->saved_data["gradients"] = std::vector<Tensor>{grad_recon, grad_mu, grad_logvar};
+      } else {
+        std::tie(loss, reconstruction, kl_term) =
+            ops::elbo_loss(recon, target, or_none(mu), or_none(logvar), or_none(kl), beta, or_none(beta_tensor),
+                           recon_loss, reduction);
+      }
+    }
+    ctx->save_for_backward({recon, target, mu, logvar, kl, beta_tensor});
+    ctx->saved_data["beta"] = beta;
+    ctx->saved_data["recon_loss"] = std::string(recon_loss);
+    ctx->saved_data["reduction"] = std::string(reduction);
+    ctx->mark_non_differentiable({reconstruction, kl_term});
+    ctx->set_materialize_grads(false);
+    return {loss, reconstruction, kl_term};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    variable_list result(10);
+    const Tensor& grad_loss = grads[0];
+    if (!grad_loss.defined()) return result;
+    const auto saved = ctx->get_saved_variables();
+    const double beta = ctx->saved_data["beta"].toDouble();
+    const std::string recon_loss = ctx->saved_data["recon_loss"].toStringRef();
+    const std::string reduction = ctx->saved_data["reduction"].toStringRef();
+    const OptionalTensor mu = or_none(saved[kMu]), logvar = or_none(saved[kLogvar]), kl = or_none(saved[kKL]),
+                         beta_tensor = or_none(saved[kBetaTensor]);
+    std::array<bool, 5> missing;
+    for (int i = 0; i < 5; ++i) missing[i] = saved[i].defined() && ctx->needs_input_grad(i);
+
+    const auto buffers = ctx->saved_data.find("gradients");
+    if (buffers != ctx->saved_data.end() && !at::GradMode::is_enabled()) {
+      // Given away once: a second backward computes them again, because the first owner may have added into them.
+      const std::vector<Tensor> gradients = buffers->second.toTensorVector();
+      ctx->saved_data.erase(buffers);
+      ops::elbo_loss_backward_(grad_loss, saved[kRecon], saved[kTarget], mu, logvar, kl, beta, beta_tensor, recon_loss,
+                               reduction, or_none(gradients[0]), or_none(gradients[1]), or_none(gradients[2]));
+      const auto hand_over = [&](Input input, const Tensor& gradient) {
+        if (missing[input] && gradient.defined()) {
+          result[input] = gradient;
+          missing[input] = false;
+        }
+      };
+      hand_over(kRecon, gradients[0]);
+      hand_over(kMu, gradients[1]);
+      hand_over(kLogvar, gradients[2]);
+    }
+    if (std::any_of(missing.begin(), missing.end(), [](bool wanted) { return wanted; })) {
+      auto [to_recon, to_target, to_mu, to_logvar, to_kl] =
+          ops::elbo_loss_backward(grad_loss, saved[kRecon], saved[kTarget], mu, logvar, kl, beta, beta_tensor,
+                                  recon_loss, reduction, missing);
+      const std::array<Tensor, 5> computed = {to_recon, to_target, to_mu, to_logvar, to_kl};
+      for (int i = 0; i < 5; ++i) {
+        if (missing[i]) result[i] = computed[i];
+      }
+    }
+    if (saved[kBetaTensor].defined() && ctx->needs_input_grad(kBetaTensor)) {
+      result[kBetaTensor] = gradient_of_beta(grad_loss, saved, reduction);
+    }
+    return result;
+  }
+
+  // The loss is linear in beta with the KL term as its slope.
+  static Tensor gradient_of_beta(const Tensor& grad_loss, const variable_list& saved, const std::string& reduction) {
+    Tensor kl_term;
+    if (saved[kKL].defined()) {
+      const Tensor& kl = saved[kKL];
+      kl_term = reduction == "sum" ? kl.sum() : reduction == "batchmean" ? kl.mean() : kl;
+    } else {
+      kl_term = ops::kl_divergence(saved[kMu], saved[kLogvar], std::nullopt, std::nullopt, reduction);
+    }
+    return (grad_loss * kl_term).sum().to(saved[kBetaTensor].options());
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> elbo_loss_autograd(const Tensor& recon, const Tensor& target,
+                                                      const OptionalTensor& mu, const OptionalTensor& logvar,
+                                                      const OptionalTensor& kl, double beta,
+                                                      const OptionalTensor& beta_tensor, std::string_view recon_loss,
+                                                      std::string_view reduction) {
+  const Tensor mean = or_undefined(mu), log_variance = or_undefined(logvar), given_kl = or_undefined(kl),
+               weight = or_undefined(beta_tensor);
+  if (!records_graph({recon, target, mean, log_variance, given_kl, weight})) {
+    BelowAutograd guard;
+    return ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+  }
+  const bool complete_pair = mean.defined() == log_variance.defined();  // else the operator raises
+  const bool with_gradients = complete_pair && gradients_in_forward(recon, target, mean, log_variance, reduction);
+  auto outputs = ElboLoss::apply(recon, target, mean, log_variance, given_kl, weight, beta, recon_loss, reduction,
+                                 with_gradients);
+  return {outputs[0], outputs[1], outputs[2]};
+}
+
+TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
+  m.impl("elbo_loss", &elbo_loss_autograd);
+  m.impl("elbo_loss_backward", &elbo_loss_backward_autograd);
+  // Not for differentiation: the first is called inside the Function, the second on its buffers. They refuse loudly.
+  m.impl("elbo_loss_with_gradients", torch::autograd::autogradNotImplementedFallback());
+  m.impl("elbo_loss_backward_", torch::autograd::autogradNotImplementedFallback());
+}
+
+}  // namespace
+}  // namespace vae_fused

@@ -1,0 +1,92 @@
+// The KL divergence between diagonal Gaussians.
+#include "autograd/common.h"
+
+#include <ATen/ops/exp.h>
+#include <ATen/ops/expm1.h>
+
+namespace vae_fused {
+namespace {
+
+// The incoming gradient as a weight of every element of mu.
+Tensor element_weight(const Tensor& grad, const Tensor& mu, std::string_view reduction) {
+  if (reduction == "none") return grad;
+  if (reduction == "batchmean") return grad / at::Scalar(mu.sym_size(0));
+  if (reduction == "mean") return grad / at::Scalar(mu.sym_numel());
+  return over_events(grad, mu);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(const Tensor& grad, const Tensor& mu,
+                                                                   const Tensor& logvar, const OptionalTensor& prior_mu,
+                                                                   const OptionalTensor& prior_logvar,
+                                                                   std::string_view reduction) {
+  const auto dtype = accumulation_type({&mu});
+  const Tensor weight = element_weight(grad.to(dtype), mu, reduction);
+  Tensor difference = mu.to(dtype), log_ratio = logvar.to(dtype);
+  if (present(prior_mu)) difference = difference - prior_mu->to(dtype);
+  Tensor scaled = difference;
+  if (present(prior_logvar)) {
+    const Tensor prior = prior_logvar->to(dtype);
+    log_ratio = log_ratio - prior;
+    scaled = difference * at::exp(-prior);
+  }
+  const Tensor ratio_minus_one = at::expm1(log_ratio), to_mu = weight * scaled;
+  const auto narrow = [&](const Tensor& gradient) { return gradient.to(mu.scalar_type()).expand_as(mu); };
+  return {narrow(to_mu), narrow(0.5 * weight * ratio_minus_one), narrow(-to_mu),
+          narrow(-0.5 * weight * (ratio_minus_one + difference * scaled))};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_autograd(
+    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+    const OptionalTensor& prior_logvar, std::string_view reduction, std::array<bool, 4> output_mask) {
+  if (!records_graph({grad, mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)})) {
+    BelowAutograd guard;
+    return ops::kl_divergence_backward(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask);
+  }
+  auto [to_mu, to_logvar, to_prior_mu, to_prior_logvar] =
+      differentiable_backward(grad, mu, logvar, prior_mu, prior_logvar, reduction);
+  const auto asked = [&](int index, const Tensor& gradient) { return output_mask[index] ? gradient : Tensor(); };
+  return {asked(0, to_mu), asked(1, to_logvar), asked(2, present(prior_mu) ? to_prior_mu : Tensor()),
+          asked(3, present(prior_logvar) ? to_prior_logvar : Tensor())};
+}
+
+struct KLDivergence : torch::autograd::Function<KLDivergence> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const Tensor& prior_mu,
+                        const Tensor& prior_logvar, std::string_view reduction) {
+    ctx->save_for_backward({mu, logvar, prior_mu, prior_logvar});
+    ctx->saved_data["reduction"] = std::string(reduction);
+    BelowAutograd guard;
+    return ops::kl_divergence(mu, logvar, or_none(prior_mu), or_none(prior_logvar), reduction);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const std::string reduction = ctx->saved_data["reduction"].toStringRef();
+    variable_list result(5);
+    std::tie(result[0], result[1], result[2], result[3]) = ops::kl_divergence_backward(
+        grads[0], saved[0], saved[1], or_none(saved[2]), or_none(saved[3]), reduction,
+        {ctx->needs_input_grad(0), ctx->needs_input_grad(1), saved[2].defined() && ctx->needs_input_grad(2),
+         saved[3].defined() && ctx->needs_input_grad(3)});
+    return result;
+  }
+};
+
+Tensor kl_divergence_autograd(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+                              const OptionalTensor& prior_logvar, std::string_view reduction) {
+  if (!records_graph({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)})) {
+    BelowAutograd guard;
+    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction);
+  }
+  // Expanded here, so that autograd sums the gradient of a prior that is shared between elements.
+  const auto expanded = [&](const OptionalTensor& prior) {
+    return present(prior) ? prior->expand_symint(mu.sym_sizes()) : Tensor();
+  };
+  return KLDivergence::apply(mu, logvar, expanded(prior_mu), expanded(prior_logvar), reduction);
+}
+
+TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
+  m.impl("kl_divergence", &kl_divergence_autograd);
+  m.impl("kl_divergence_backward", &kl_divergence_backward_autograd);
+}
+
+}  // namespace
+}  // namespace vae_fused

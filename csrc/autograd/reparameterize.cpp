@@ -1,0 +1,126 @@
+// Reparameterized sampling with and without the KL. Backward keeps the key, not the noise.
+#include "autograd/common.h"
+
+#include <ATen/ops/exp.h>
+#include <ATen/ops/expm1.h>
+
+namespace vae_fused {
+namespace {
+
+using OptionalGenerator = std::optional<at::Generator>;
+
+// grad_mu = sum_k g_k + w mu, grad_logvar = (sum_k g_k eps_k) sigma / 2 + w (e^logvar - 1) / 2, w the KL's gradient.
+std::tuple<Tensor, Tensor> differentiable_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                                   const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
+                                                   std::optional<int64_t> num_samples) {
+  const auto dtype = accumulation_type({&logvar});
+  const Tensor log_variance = logvar.to(dtype);
+  Tensor grad_mu, grad_logvar;
+  if (present(grad_z)) {
+    c10::SymDimVector size(logvar.sym_sizes().begin(), logvar.sym_sizes().end());
+    const bool samples_inside_items = num_samples && key.dim() == 2;
+    if (num_samples) size.insert(size.begin() + (samples_inside_items ? 1 : 0), *num_samples);
+    Tensor noise = ops::standard_normal(key, size, dtype);
+    if (samples_inside_items) noise = noise.movedim(0, 1);
+    const Tensor grad = grad_z->to(dtype);
+    grad_mu = num_samples ? grad.sum(0) : grad;
+    grad_logvar = 0.5 * (num_samples ? (grad * noise).sum(0) : grad * noise) * at::exp(0.5 * log_variance);
+  }
+  if (present(grad_kl)) {
+    const Tensor weight = over_events(grad_kl->to(dtype), logvar);
+    const Tensor mu_of_kl = weight * mu->to(dtype), logvar_of_kl = 0.5 * weight * at::expm1(log_variance);
+    grad_mu = grad_mu.defined() ? grad_mu + mu_of_kl : mu_of_kl;
+    grad_logvar = grad_logvar.defined() ? grad_logvar + logvar_of_kl : logvar_of_kl;
+  }
+  return {grad_mu.to(logvar.scalar_type()), grad_logvar.to(logvar.scalar_type())};
+}
+
+std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor& grad_z,
+                                                            const OptionalTensor& grad_kl, const OptionalTensor& mu,
+                                                            const Tensor& logvar, const Tensor& key,
+                                                            std::optional<int64_t> num_samples,
+                                                            std::array<bool, 2> output_mask) {
+  if (!records_graph({or_undefined(grad_z), or_undefined(grad_kl), or_undefined(mu), logvar})) {
+    BelowAutograd guard;
+    return ops::reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples, output_mask);
+  }
+  auto [grad_mu, grad_logvar] = differentiable_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
+  return {output_mask[0] ? grad_mu : Tensor(), output_mask[1] ? grad_logvar : Tensor()};
+}
+
+// With a key the outputs are z [, kl]; without, the key that was drawn follows.
+struct Reparameterize : torch::autograd::Function<Reparameterize> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const Tensor& given_key,
+                               const OptionalGenerator& generator, std::optional<int64_t> num_samples, bool with_kl) {
+    Tensor z, kl, key = given_key;
+    {
+      BelowAutograd guard;
+      if (with_kl && given_key.defined()) {
+        std::tie(z, kl) = ops::reparameterize_with_kl(mu, logvar, key);
+      } else if (with_kl) {
+        std::tie(z, kl, key) = ops::reparameterize_with_kl(mu, logvar, generator);
+      } else if (given_key.defined()) {
+        z = ops::reparameterize(mu, logvar, key, num_samples);
+      } else {
+        std::tie(z, key) = ops::reparameterize(mu, logvar, generator, num_samples);
+      }
+    }
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({with_kl ? mu : Tensor(), logvar, key});
+    ctx->saved_data["num_samples"] = num_samples;
+    ctx->saved_data["with_kl"] = with_kl;
+    variable_list outputs = {z};
+    if (with_kl) outputs.push_back(kl);
+    if (!given_key.defined()) {
+      ctx->mark_non_differentiable({key});
+      outputs.push_back(key);
+    }
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor grad_kl = ctx->saved_data["with_kl"].toBool() ? grads[1] : Tensor();
+    variable_list result(6);
+    if (!grads[0].defined() && !grad_kl.defined()) return result;
+    std::tie(result[0], result[1]) = ops::reparameterize_backward(
+        or_none(grads[0]), or_none(grad_kl), grad_kl.defined() ? OptionalTensor(saved[0]) : std::nullopt, saved[1],
+        saved[2], ctx->saved_data["num_samples"].toOptional<int64_t>(),
+        {ctx->needs_input_grad(0), ctx->needs_input_grad(1)});
+    return result;
+  }
+};
+
+Tensor reparameterize_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                               std::optional<int64_t> num_samples) {
+  return Reparameterize::apply(mu, logvar, key, OptionalGenerator(), num_samples, false)[0];
+}
+
+std::tuple<Tensor, Tensor> reparameterize_generator_autograd(const Tensor& mu, const Tensor& logvar,
+                                                             std::optional<at::Generator> generator,
+                                                             std::optional<int64_t> num_samples) {
+  auto outputs = Reparameterize::apply(mu, logvar, Tensor(), generator, num_samples, false);
+  return {outputs[0], outputs[1]};
+}
+
+std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
+  auto outputs = Reparameterize::apply(mu, logvar, key, OptionalGenerator(), std::optional<int64_t>(), true);
+  return {outputs[0], outputs[1]};
+}
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_autograd(const Tensor& mu, const Tensor& logvar,
+                                                                             std::optional<at::Generator> generator) {
+  auto outputs = Reparameterize::apply(mu, logvar, Tensor(), generator, std::optional<int64_t>(), true);
+  return {outputs[0], outputs[1], outputs[2]};
+}
+
+TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
+  m.impl("reparameterize", &reparameterize_autograd);
+  m.impl("reparameterize.generator", &reparameterize_generator_autograd);
+  m.impl("reparameterize_with_kl", &reparameterize_with_kl_autograd);
+  m.impl("reparameterize_with_kl.generator", &reparameterize_with_kl_generator_autograd);
+  m.impl("reparameterize_backward", &reparameterize_backward_autograd);
+}
+
+}  // namespace
+}  // namespace vae_fused

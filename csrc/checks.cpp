@@ -1,0 +1,172 @@
+#include "checks.h"
+
+#include <ATen/TensorUtils.h>
+
+namespace vae_fused {
+namespace {
+
+bool is_supported(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
+}
+
+const char* name_of(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf: return "torch.float16";
+    case at::kBFloat16: return "torch.bfloat16";
+    case at::kFloat: return "torch.float32";
+    case at::kDouble: return "torch.float64";
+    case at::kLong: return "torch.int64";
+    case at::kInt: return "torch.int32";
+    case at::kByte: return "torch.uint8";
+    case at::kBool: return "torch.bool";
+    default: return c10::toString(type);
+  }
+}
+
+void check_floating(const char* name, const Tensor& value) {
+  TORCH_CHECK_TYPE(is_supported(value.scalar_type()), name, " must be float16, bfloat16, float32 or float64, got ",
+                   name_of(value.scalar_type()));
+}
+
+void check_batched(const char* name, const Tensor& value) {
+  check_floating(name, value);
+  TORCH_CHECK_VALUE(value.dim() >= 1, name, " must have a batch dimension 0, got a 0-dimensional tensor");
+}
+
+void check_same_device(const char* name, const Tensor& value, const char* other_name, const Tensor& other) {
+  TORCH_CHECK_VALUE(value.device() == other.device(), name, " must be on the device of ", other_name, ", ",
+                    other.device(), ", got ", value.device());
+}
+
+bool expands_to(at::IntArrayRef from, at::IntArrayRef to) {
+  if (from.size() > to.size()) return false;
+  const size_t offset = to.size() - from.size();
+  for (size_t dim = 0; dim < from.size(); ++dim) {
+    if (from[dim] != 1 && from[dim] != to[offset + dim]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Reduction parse_reduction(std::string_view name, bool allow_none) {
+  if (name == "batchmean") return Reduction::kBatchMean;
+  if (name == "sum") return Reduction::kSum;
+  if (name == "sample") return Reduction::kSample;
+  if (name == "mean") return Reduction::kMean;
+  if (name == "none" && allow_none) return Reduction::kNone;
+  TORCH_CHECK_VALUE(false, "reduction must be one of batchmean, sum, sample, mean", allow_none ? ", none" : "",
+                    ", got '", name, "'");
+}
+
+void check_recon_loss(std::string_view name) {
+  TORCH_CHECK_VALUE(name == "mse", "recon_loss must be one of mse, got '", name, "'");
+}
+
+at::ScalarType accumulation_type(std::initializer_list<const Tensor*> operands) {
+  for (const Tensor* operand : operands) {
+    if (operand->defined() && operand->scalar_type() == at::kDouble) return at::kDouble;
+  }
+  return at::kFloat;
+}
+
+void check_latent_pair(const Tensor& mu, const Tensor& logvar) {
+  check_batched("mu", mu);
+  TORCH_CHECK_TYPE(logvar.scalar_type() == mu.scalar_type(), "logvar must have the dtype of mu, ",
+                   name_of(mu.scalar_type()), ", got ", name_of(logvar.scalar_type()));
+  TORCH_CHECK_VALUE(logvar.sizes() == mu.sizes(), "logvar must have the shape of mu, ", mu.sizes(), ", got ",
+                    logvar.sizes());
+  check_same_device("logvar", logvar, "mu", mu);
+}
+
+void check_prior(const char* name, const std::optional<Tensor>& prior, const Tensor& mu) {
+  if (!present(prior)) return;
+  TORCH_CHECK_TYPE(prior->scalar_type() == mu.scalar_type(), name, " must have the dtype of mu, ",
+                   name_of(mu.scalar_type()), ", got ", name_of(prior->scalar_type()));
+  check_same_device(name, *prior, "mu", mu);
+  TORCH_CHECK_VALUE(expands_to(prior->sizes(), mu.sizes()), name, " must be broadcastable to the shape of mu, ",
+                    mu.sizes(), ", got ", prior->sizes());
+}
+
+void check_key(const Tensor& key) {
+  TORCH_CHECK_TYPE(key.scalar_type() == at::kUInt64, "key must be uint64, got ", name_of(key.scalar_type()));
+  TORCH_CHECK_VALUE((key.dim() == 1 || key.dim() == 2) && key.size(-1) == 2,
+                    "key must have shape [2] or [batch, 2], got ", key.sizes());
+}
+
+void check_key_for(const Tensor& key, int64_t batch, at::Device device) {
+  check_key(key);
+  TORCH_CHECK_VALUE(key.dim() == 1 || key.size(0) == batch, "key must have shape [2] or [batch, 2] with batch ", batch,
+                    ", got ", key.sizes());
+  TORCH_CHECK_VALUE(key.device() == device, "key must be on the device of the samples, ", device, ", got ",
+                    key.device());
+}
+
+void check_num_samples(std::optional<int64_t> num_samples) {
+  TORCH_CHECK_VALUE(!num_samples || *num_samples >= 1, "num_samples must be at least 1, got ", num_samples.value_or(1));
+}
+
+void check_reconstruction(const Tensor& recon, const Tensor& target) {
+  check_batched("recon", recon);
+  check_floating("target", target);
+  TORCH_CHECK_VALUE(target.sizes() == recon.sizes(), "target must have the shape of recon, ", recon.sizes(), ", got ",
+                    target.sizes());
+  check_same_device("target", target, "recon", recon);
+}
+
+void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const std::optional<Tensor>& logvar,
+                     const std::optional<Tensor>& kl, Reduction reduction) {
+  if (!present(kl)) {
+    const char* missing = present(mu) ? "logvar" : present(logvar) ? "mu" : "mu and logvar";
+    TORCH_CHECK_VALUE(present(mu) && present(logvar), "the KL needs both mu and logvar, or kl: ", missing,
+                      " is missing and kl is None");
+    check_latent_pair(*mu, *logvar);
+    check_same_device("mu", *mu, "recon", recon);
+    TORCH_CHECK_VALUE(mu->size(0) == recon.size(0), "mu must have the batch size of recon, ", recon.size(0), ", got ",
+                      mu->size(0));
+    return;
+  }
+  TORCH_CHECK_VALUE(!present(mu) && !present(logvar),
+                    "kl replaces mu and logvar: give kl, or mu and logvar, got both");
+  check_floating("kl", *kl);
+  TORCH_CHECK_VALUE(reduction != Reduction::kMean,
+                    "kl cannot be given with reduction='mean': the number of latent elements is unknown; give mu and "
+                    "logvar");
+  TORCH_CHECK_VALUE(kl->dim() == 1 && kl->size(0) == recon.size(0), "kl must have the shape [batch] of recon, [",
+                    recon.size(0), "], got ", kl->sizes());
+  check_same_device("kl", *kl, "recon", recon);
+}
+
+void check_beta(const std::optional<Tensor>& beta, const Tensor& recon) {
+  if (!present(beta)) return;
+  check_floating("beta", *beta);
+  TORCH_CHECK_VALUE(beta->dim() == 0, "beta must be a float or a 0-dimensional tensor, got shape ", beta->sizes());
+  TORCH_CHECK_VALUE(beta->is_cpu() || beta->device() == recon.device(),
+                    "beta must be on the CPU or on the device of recon, ", recon.device(), ", got ", beta->device());
+}
+
+void check_gradient(const char* name, const Tensor& grad, at::IntArrayRef shape, at::Device device) {
+  check_floating(name, grad);
+  TORCH_CHECK_VALUE(grad.sizes() == shape, name, " must have shape ", shape, ", got ", grad.sizes());
+  TORCH_CHECK_VALUE(grad.device() == device, name, " must be on ", device, ", got ", grad.device());
+}
+
+void check_reparameterize_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+                                   const std::optional<Tensor>& mu, const Tensor& logvar, const Tensor& key,
+                                   std::optional<int64_t> num_samples) {
+  check_batched("logvar", logvar);
+  check_num_samples(num_samples);
+  check_key_for(key, logvar.size(0), logvar.device());
+  if (present(grad_z)) {
+    at::DimVector shape(logvar.sizes().begin(), logvar.sizes().end());
+    if (num_samples) shape.insert(shape.begin(), *num_samples);
+    check_gradient("grad_z", *grad_z, shape, logvar.device());
+  }
+  if (present(grad_kl)) {
+    TORCH_CHECK_VALUE(present(mu), "mu is needed for the gradient of the KL, got None");
+    check_latent_pair(*mu, logvar);
+    check_gradient("grad_kl", *grad_kl, logvar.sizes().slice(0, 1), logvar.device());
+  }
+}
+
+}  // namespace vae_fused

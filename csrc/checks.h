@@ -1,0 +1,56 @@
+// The checks that every operator makes of its arguments before it allocates or computes.
+//
+// A message names the argument, what was expected and what came: TypeError for a wrong dtype, ValueError for the rest.
+// vae_fused/_arguments.py says the same in the same words for the reference path and for tracing.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <optional>
+#include <string_view>
+
+namespace vae_fused {
+
+using at::Tensor;
+
+enum class Reduction { kBatchMean, kSum, kSample, kMean, kNone };
+
+// The reduction of that name; "none" only where the operator has it.
+Reduction parse_reduction(std::string_view name, bool allow_none);
+
+void check_recon_loss(std::string_view name);
+
+// float64 if any operand is, else float32: the dtype of arithmetic, losses and KL.
+at::ScalarType accumulation_type(std::initializer_list<const Tensor*> operands);
+
+void check_latent_pair(const Tensor& mu, const Tensor& logvar);
+
+// The prior parameter expands to the shape of mu.
+void check_prior(const char* name, const std::optional<Tensor>& prior, const Tensor& mu);
+
+// A uint64 tensor of shape [2] or [batch, 2].
+void check_key(const Tensor& key);
+void check_key_for(const Tensor& key, int64_t batch, at::Device device);
+
+void check_num_samples(std::optional<int64_t> num_samples);
+
+void check_reconstruction(const Tensor& recon, const Tensor& target);
+
+// The KL comes from mu and logvar or from kl, never from both or neither.
+void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const std::optional<Tensor>& logvar,
+                     const std::optional<Tensor>& kl, Reduction reduction);
+
+void check_beta(const std::optional<Tensor>& beta, const Tensor& recon);
+
+// An incoming gradient has the shape and device of what it is the gradient of.
+void check_gradient(const char* name, const Tensor& grad, at::IntArrayRef shape, at::Device device);
+
+// The arguments of the shared backward of both sampling operators: a gradient to z, to the KL, or both.
+void check_reparameterize_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+                                   const std::optional<Tensor>& mu, const Tensor& logvar, const Tensor& key,
+                                   std::optional<int64_t> num_samples);
+
+inline bool present(const std::optional<Tensor>& tensor) { return tensor.has_value() && tensor->defined(); }
+
+}  // namespace vae_fused

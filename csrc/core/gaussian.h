@@ -1,0 +1,56 @@
+// The diagonal Gaussian posterior, element by element: standard deviation, KL divergence, and their derivatives.
+//
+// With lambda = log sigma^2 everything follows from one exponential of x = lambda / 2. Writing h = e^x - 1 and
+// q = e^x - 1 - x, both of which core/math.h gives without cancellation,
+//   sigma = 1 + h,   sigma^2 - 1 = h (h + 2),   sigma^2 - 1 - lambda = h^2 + 2 q,
+// and the last is a sum of two terms that are never negative. KL: Kingma and Welling 2013 (arXiv:1312.6114), app. B.
+#pragma once
+
+#include "core/macros.h"
+#include "core/math.h"
+
+namespace vae_fused {
+
+template <class T>
+struct Posterior {
+  T sigma;               // e^{lambda/2}
+  T variance_minus_one;  // e^lambda - 1; the derivative of the unit KL in lambda is half of it
+  T unit_kl;             // (mu^2 + e^lambda - 1 - lambda) / 2, nats
+};
+
+template <class T>
+VAE_FUSED_HOST_DEVICE Posterior<T> posterior(T mu, T logvar) {
+  const T half(0.5f);
+  const auto e = exponential(half * logvar);
+  const T h = e.minus_one;
+  return {e.value, h * (h + T(2.0f)), half * (mu * mu + h * h) + e.minus_one_minus_x};
+}
+
+template <class T>
+VAE_FUSED_HOST_DEVICE T sigma_of(T logvar) {
+  return exponential(T(0.5f) * logvar).value;
+}
+
+// KL( N(mu, e^lambda) || N(prior_mu, e^prior_lambda) ) with delta = lambda - prior_lambda:
+//   (e^delta - 1 - delta + (mu - prior_mu)^2 e^{-prior_lambda}) / 2
+template <class T>
+struct GaussianKL {
+  T value;              // nats
+  T grad_mu;            // (mu - prior_mu) e^{-prior_lambda}; the derivative in prior_mu is its negative
+  T grad_logvar;        // (e^delta - 1) / 2
+  T grad_prior_logvar;  // -(e^delta - 1 + (mu - prior_mu)^2 e^{-prior_lambda}) / 2
+};
+
+template <class T>
+VAE_FUSED_HOST_DEVICE GaussianKL<T> gaussian_kl(T mu, T logvar, T prior_mu, T prior_logvar) {
+  const T half(0.5f);
+  const auto ratio = exponential(logvar - prior_logvar);
+  const T precision = exponential(T(0.0f) - prior_logvar).value;
+  const T difference = mu - prior_mu;
+  const T scaled = difference * precision;
+  const T distance = difference * scaled;
+  return {half * (ratio.minus_one_minus_x + distance), scaled, half * ratio.minus_one,
+          T(-0.5f) * (ratio.minus_one + distance)};
+}
+
+}  // namespace vae_fused

@@ -1,0 +1,12 @@
+// What lets one formula compile for the host, for a GPU, and once per CPU instruction set.
+#pragma once
+
+#if defined(__CUDACC__)
+#define VAE_FUSED_HOST_DEVICE __host__ __device__ __forceinline__
+#define VAE_FUSED_UNROLL _Pragma("unroll")
+#else
+// Always inlined: the same function is compiled with different instruction sets, and an out-of-line copy of one of
+// them must never be picked by the linker for the others.
+#define VAE_FUSED_HOST_DEVICE inline __attribute__((always_inline))
+#define VAE_FUSED_UNROLL
+#endif

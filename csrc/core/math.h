@@ -1,0 +1,146 @@
+// Elementary functions for the formulas of this folder, for double and for float on a GPU.
+//
+// A type T takes part when it has fused_multiply_add, square_root, log_of_uniform, sincos_of_turn and exponential; the
+// SIMD vectors of the CPU kernels define theirs in cpu/kernels/simd_math.h from the same polynomials.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/macros.h"
+
+namespace vae_fused {
+
+// The element type of T: T itself, or what a SIMD vector holds.
+template <class T>
+struct ScalarOf {
+  using type = typename T::Scalar;
+};
+template <>
+struct ScalarOf<float> {
+  using type = float;
+};
+template <>
+struct ScalarOf<double> {
+  using type = double;
+};
+template <class T>
+using scalar_of = typename ScalarOf<T>::type;
+
+// e^x and its two shifted forms, none of which cancels near zero.
+template <class T>
+struct Exponential {
+  T value;              // e^x
+  T minus_one;          // e^x - 1
+  T minus_one_minus_x;  // e^x - 1 - x, never negative near zero
+};
+
+// ---- float and float vectors: one polynomial -----------------------------------------------------------------------
+
+constexpr float kLog2E = 1.44269504f;
+constexpr float kLn2High = 0.693359375f;  // few enough bits for k * kLn2High to be exact
+constexpr float kLn2Low = -2.12194440e-4f;
+// Below, 2^k would be subnormal: e^x is then 1.2e-38 and no longer falls. Above, e^x is infinite long before 300.
+constexpr float kExponentialLowest = -87.33f;
+constexpr float kExponentialHighest = 300.0f;
+constexpr float kLargestPower = 127.0f;
+constexpr int32_t kSqrtHalfBits = 0x3f3504f3;  // the bits of sqrt(1/2)
+
+// e^x = 2^k e^r with |r| <= ln 2 / 2, and e^r - 1 - r = r^2 P(r); P is a minimax polynomial, relative error 3e-9.
+// For k = 0 both shifted forms come from r^2 P(r) alone: the terms that would cancel are exactly zero.
+template <class T>
+VAE_FUSED_HOST_DEVICE Exponential<T> exponential_polynomial(T x) {
+  const T clamped = clamp(x, T(kExponentialLowest), T(kExponentialHighest));
+  const T k = minimum(round_to_nearest(clamped * T(kLog2E)), T(kLargestPower));
+  T r = fused_multiply_add(k, T(-kLn2High), clamped);
+  r = fused_multiply_add(k, T(-kLn2Low), r);
+  T p = fused_multiply_add(T(0.000199075745f), r, T(0.00139336439f));
+  p = fused_multiply_add(p, r, T(0.00833328627f));
+  p = fused_multiply_add(p, r, T(0.0416664667f));
+  p = fused_multiply_add(p, r, T(0.166666672f));
+  p = fused_multiply_add(p, r, T(0.5f));
+  const T tail = r * r * p;
+  const T power = power_of_two(k);
+  const T power_minus_one = power - T(1.0f);
+  const T body = r + tail;
+  return {fused_multiply_add(power, body, power), fused_multiply_add(power, body, power_minus_one),
+          fused_multiply_add(power, tail, fused_multiply_add(power, r, power_minus_one - x))};
+}
+
+// ln u of u in (0, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = f - f^2/2 + f^3 P(f) with f = m - 1; minimax,
+// relative error 3e-8, exactly 0 at u = 1. Hardware approximations have a constant absolute error instead, which near
+// u = 1 would be larger than the logarithm itself, and its square root is the radius of a normal.
+template <class T>
+VAE_FUSED_HOST_DEVICE T log_polynomial(T u) {
+  T mantissa, exponent;
+  split_exponent(u, mantissa, exponent);
+  const T f = mantissa - T(1.0f);
+  T p = fused_multiply_add(T(0.0891786739f), f, T(-0.143502071f));
+  p = fused_multiply_add(p, f, T(0.148769647f));
+  p = fused_multiply_add(p, f, T(-0.165656343f));
+  p = fused_multiply_add(p, f, T(0.199653983f));
+  p = fused_multiply_add(p, f, T(-0.250017464f));
+  p = fused_multiply_add(p, f, T(0.333338588f));
+  const T square = f * f;
+  p = fused_multiply_add(p * f, square, T(-0.5f) * square);
+  p = fused_multiply_add(exponent, T(kLn2Low), p);
+  return fused_multiply_add(exponent, T(kLn2High), f + p);
+}
+
+// ---- double --------------------------------------------------------------------------------------------------------
+
+VAE_FUSED_HOST_DEVICE double square_root(double x) { return ::sqrt(x); }
+
+VAE_FUSED_HOST_DEVICE double log_of_uniform(double u) { return ::log(u); }
+
+VAE_FUSED_HOST_DEVICE void sincos_of_turn(double angle, double& sine, double& cosine) {
+  sine = ::sin(angle);
+  cosine = ::cos(angle);
+}
+
+// e^x - 1 - x by its series where the difference would cancel: |x| <= 1/2 leaves 0.5^16 / 18! = 2e-21 behind.
+VAE_FUSED_HOST_DEVICE double series_minus_one_minus_x(double x) {
+  double sum = 1.0;
+  VAE_FUSED_UNROLL
+  for (int n = 17; n >= 3; --n) sum = 1.0 + x * sum / n;
+  return 0.5 * x * x * sum;
+}
+
+VAE_FUSED_HOST_DEVICE Exponential<double> exponential(double x) {
+  const double minus_one = ::expm1(x);
+  return {::exp(x), minus_one, ::fabs(x) <= 0.5 ? series_minus_one_minus_x(x) : minus_one - x};
+}
+
+// ---- float on a GPU ------------------------------------------------------------------------------------------------
+
+#if defined(__CUDACC__)
+__device__ __forceinline__ float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+// fminf and fmaxf drop NaN; the comparisons are written so that NaN in x survives.
+__device__ __forceinline__ float clamp(float x, float low, float high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+__device__ __forceinline__ float minimum(float x, float high) { return x > high ? high : x; }
+__device__ __forceinline__ float round_to_nearest(float x) { return rintf(x); }
+__device__ __forceinline__ float power_of_two(float k) {
+  return __int_as_float((static_cast<int>(k) + 127) << 23);
+}
+__device__ __forceinline__ float square_root(float x) { return __fsqrt_rn(x); }
+__device__ __forceinline__ void split_exponent(float x, float& mantissa, float& exponent) {
+  const int bits = __float_as_int(x);
+  const int shifted = (bits - kSqrtHalfBits) & static_cast<int>(0xff800000u);
+  mantissa = __int_as_float(bits - shifted);
+  exponent = static_cast<float>(shifted >> 23);
+}
+__device__ __forceinline__ float log_of_uniform(float u) { return log_polynomial(u); }
+// The approximations are good to 2^-21.4 on [-pi, pi]: the angle, in (0, 2 pi], is turned by half a turn.
+__device__ __forceinline__ void sincos_of_turn(float angle, float& sine, float& cosine) {
+  constexpr float kPiHigh = 3.14159274f, kPiLow = -8.74227766e-8f;
+  const float turned = (angle - kPiHigh) - kPiLow;
+  sine = -__sinf(turned);
+  cosine = -__cosf(turned);
+}
+__device__ __forceinline__ Exponential<float> exponential(float x) { return exponential_polynomial(x); }
+#endif
+
+}  // namespace vae_fused

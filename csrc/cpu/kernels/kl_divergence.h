@@ -1,0 +1,92 @@
+// The KL divergence from the unit prior or a given one: elements, partial sums, and gradients, any of them in one pass.
+#pragma once
+
+#include "core/gaussian.h"
+#include "cpu/kernels/tile.h"
+
+namespace vae_fused {
+namespace VAE_FUSED_ISA {
+
+// One element of either prior, as the general form.
+template <bool kPrior, class Vector>
+VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, Vector logvar, Vector prior_mu, Vector prior_logvar) {
+  if constexpr (kPrior) {
+    return gaussian_kl(mu, logvar, prior_mu, prior_logvar);
+  } else {
+    const auto element = posterior(mu, logvar);
+    return {element.unit_kl, mu, Vector(0.5f) * element.variance_minus_one, Vector(0.0f)};
+  }
+}
+
+// An absent parameter of the prior is 0.
+template <class T, class Lanes>
+VAE_FUSED_INLINE typename VectorOf<T>::Type load_or_zero(const T* tile, int at, Lanes lanes) {
+  return tile != nullptr ? load(tile + at, lanes) : typename VectorOf<T>::Type(0.0f);
+}
+
+template <class T, bool kPrior>
+static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
+                                int64_t last_tile) {
+  using Vector = typename VectorOf<T>::Type;
+  TileBuffer<T> mu_buffer, logvar_buffer, prior_mu_buffer, prior_logvar_buffer, grad_buffer;
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    const TileRange range(plan, tile);
+    const auto read = [&](const Operand& operand, TileBuffer<T>& buffer) VAE_FUSED_LAMBDA {
+      return read_tile(operand, p.extent, range.begin, range.count, buffer);
+    };
+    const auto output = [&](const Operand& operand) VAE_FUSED_LAMBDA {
+      return OutputTile<T>(operand, p.extent, range.begin, range.count, p.streamed);
+    };
+    const T* mu = read(p.mu, mu_buffer);
+    const T* logvar = read(p.logvar, logvar_buffer);
+    const T* prior_mu = kPrior ? read(p.prior_mu, prior_mu_buffer) : nullptr;
+    const T* prior_logvar = kPrior ? read(p.prior_logvar, prior_logvar_buffer) : nullptr;
+    const T* grad_elements = read(p.grad_elements, grad_buffer);
+    OutputTile<T> elements = output(p.elements), grad_mu = output(p.grad_mu), grad_logvar = output(p.grad_logvar),
+                  grad_prior_mu = output(p.grad_prior_mu), grad_prior_logvar = output(p.grad_prior_logvar);
+    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+      const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
+      typename VectorOf<T>::Sum sum;
+      for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        const int at = segment.start + i;
+        const auto element = kl_element<kPrior>(load(mu + at, lanes), load(logvar + at, lanes),
+                                                load_or_zero(prior_mu, at, lanes), load_or_zero(prior_logvar, at, lanes));
+        sum.add(element.value);
+        const Vector weight = grad_elements != nullptr ? load(grad_elements + at, lanes) : item_weight;
+        if (elements.wanted()) elements.put(at, element.value, lanes);
+        if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
+        if (grad_logvar.wanted()) grad_logvar.put(at, weight * element.grad_logvar, lanes);
+        if constexpr (kPrior) {
+          if (grad_prior_mu.wanted()) grad_prior_mu.put(at, (Vector(0.0f) - weight) * element.grad_mu, lanes);
+          if (grad_prior_logvar.wanted()) grad_prior_logvar.put(at, weight * element.grad_prior_logvar, lanes);
+        }
+      });
+      if (p.partials != nullptr) p.partials[segment.partial] = sum.total();
+    });
+    const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand) VAE_FUSED_LAMBDA {
+      tile_of.finish(operand, p.extent, range.begin, range.count);
+    };
+    finish(elements, p.elements);
+    finish(grad_mu, p.grad_mu);
+    finish(grad_logvar, p.grad_logvar);
+    finish(grad_prior_mu, p.grad_prior_mu);
+    finish(grad_prior_logvar, p.grad_prior_logvar);
+  }
+  if (p.streamed) order_streamed_stores();
+}
+
+template <class T>
+static void kl_divergence_of(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if (p.prior_mu.data != nullptr || p.prior_logvar.data != nullptr) {
+    return kl_divergence_tiles<T, true>(p, plan, first, last);
+  }
+  kl_divergence_tiles<T, false>(p, plan, first, last);
+}
+
+static void kl_divergence(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if (p.wide) return kl_divergence_of<double>(p, plan, first, last);
+  kl_divergence_of<float>(p, plan, first, last);
+}
+
+}  // namespace VAE_FUSED_ISA
+}  // namespace vae_fused

@@ -1,0 +1,46 @@
+// The reconstruction term: partial sums and gradients, any of them in one pass.
+#pragma once
+
+#include "core/reconstruction.h"
+#include "cpu/kernels/tile.h"
+
+namespace vae_fused {
+namespace VAE_FUSED_ISA {
+
+template <class T>
+static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
+                                 int64_t last_tile) {
+  using Vector = typename VectorOf<T>::Type;
+  TileBuffer<T> recon_buffer, target_buffer;
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    const TileRange range(plan, tile);
+    const T* recon = read_tile(p.recon, p.extent, range.begin, range.count, recon_buffer);
+    const T* target = read_tile(p.target, p.extent, range.begin, range.count, target_buffer);
+    OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
+    OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
+    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+      const Vector weight(static_cast<T>(weight_of(p.weight, segment.item)));
+      typename VectorOf<T>::Sum sum;
+      for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        const int at = segment.start + i;
+        const auto element = squared_error(Vector(load(recon + at, lanes)), Vector(load(target + at, lanes)));
+        sum.add_square(element.root);
+        const Vector gradient = weight * element.derivative;
+        if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
+        if (grad_target.wanted()) grad_target.put(at, Vector(0.0f) - gradient, lanes);
+      });
+      if (p.partials != nullptr) p.partials[segment.partial] = sum.total();
+    });
+    grad_recon.finish(p.grad_recon, p.extent, range.begin, range.count);
+    grad_target.finish(p.grad_target, p.extent, range.begin, range.count);
+  }
+  if (p.streamed) order_streamed_stores();
+}
+
+static void reconstruction(const ReconstructionParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if (p.wide) return reconstruction_tiles<double>(p, plan, first, last);
+  reconstruction_tiles<float>(p, plan, first, last);
+}
+
+}  // namespace VAE_FUSED_ISA
+}  // namespace vae_fused

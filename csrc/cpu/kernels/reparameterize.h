@@ -1,0 +1,145 @@
+// z = mu + sigma eps with the KL in the same pass, and the backward of both with eps generated again.
+#pragma once
+
+#include "core/gaussian.h"
+#include "cpu/kernels/standard_normal.h"
+
+namespace vae_fused {
+namespace VAE_FUSED_ISA {
+
+inline __attribute__((always_inline)) Operand sample_of(Operand operand, int64_t sample, int64_t sample_stride) {
+  if (operand.data == nullptr) return operand;
+  const int64_t size = operand.type == ElementType::kDouble ? 8 : operand.type == ElementType::kFloat ? 4 : 2;
+  operand.data = static_cast<char*>(operand.data) + sample * sample_stride * size;
+  return operand;
+}
+
+// Where the noise of a segment comes from: the noise of the whole tile, or with per-item keys its own.
+template <class T, class Params>
+VAE_FUSED_INLINE const T* tile_noise(const Params& p, const TileRange& range, int64_t sample, NoiseBuffer<T>& buffer) {
+  if (p.key.per_item) return nullptr;
+  return noise_of_key(p.key, 0, sample * p.numel + range.begin, range.count, buffer);
+}
+template <class T, class Params>
+VAE_FUSED_INLINE const T* segment_noise(const Params& p, const Segment& segment, int64_t sample, const T* of_tile,
+                                        NoiseBuffer<T>& buffer) {
+  if (of_tile != nullptr) return of_tile + segment.start;
+  return noise_of_key(p.key, segment.item, sample * p.item_numel + segment.within, segment.count, buffer);
+}
+
+template <class T, bool kWithKL>
+static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
+                                 int64_t last_tile) {
+  TileBuffer<T> mu_buffer, logvar_buffer;
+  NoiseBuffer<T> noise_buffer;
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    const TileRange range(plan, tile);
+    const T* mu = read_tile(p.mu, p.extent, range.begin, range.count, mu_buffer);
+    const T* logvar = read_tile(p.logvar, p.extent, range.begin, range.count, logvar_buffer);
+    for (int64_t sample = 0; sample < p.num_samples; ++sample) {
+      const Operand z = sample_of(p.z, sample, p.sample_stride);
+      OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
+      const T* of_tile = tile_noise(p, range, sample, noise_buffer);
+      for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+        const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
+        typename VectorOf<T>::Sum kl;
+        for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+          const int at = segment.start + i;
+          const auto mean = load(mu + at, lanes);
+          const auto element = posterior(mean, load(logvar + at, lanes));
+          out.put(at, mean + element.sigma * load(noise + i, lanes), lanes);
+          if constexpr (kWithKL) kl.add(element.unit_kl);
+        });
+        if constexpr (kWithKL) p.kl_partials[segment.partial] = kl.total();
+      });
+      out.finish(z, p.extent, range.begin, range.count);
+    }
+  }
+  if (p.streamed) order_streamed_stores();
+}
+
+template <class T>
+static void reparameterize_of(const ReparameterizeParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if (p.kl_partials != nullptr) return reparameterize_tiles<T, true>(p, plan, first, last);
+  reparameterize_tiles<T, false>(p, plan, first, last);
+}
+
+static void reparameterize(const ReparameterizeParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if (p.wide) return reparameterize_of<double>(p, plan, first, last);
+  reparameterize_of<float>(p, plan, first, last);
+}
+
+// Of K samples: the sums over k of grad_z and of grad_z eps, which are all that the gradients need.
+template <class T>
+static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t tile,
+                             const TileRange& range, TileBuffer<T>& grad_sum, TileBuffer<T>& noise_sum,
+                             NoiseBuffer<T>& noise_buffer) {
+  TileBuffer<T> grad_buffer;
+  for (int i = 0; i < range.count; ++i) grad_sum.values[i] = noise_sum.values[i] = T(0);
+  if (p.grad_z.data == nullptr) return;
+  for (int64_t sample = 0; sample < p.num_samples; ++sample) {
+    const Operand grad_z = sample_of(p.grad_z, sample, p.sample_stride);
+    const T* grad = read_tile(grad_z, p.extent, range.begin, range.count, grad_buffer);
+    const T* of_tile = tile_noise(p, range, sample, noise_buffer);
+    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+      const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
+      for (int i = 0; i < segment.count; ++i) {
+        const int at = segment.start + i;
+        grad_sum.values[at] += grad[at];
+        noise_sum.values[at] += grad[at] * noise[i];
+      }
+    });
+  }
+}
+
+template <class T, bool kWithKL>
+static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p, const TilePlan& plan,
+                                          int64_t first_tile, int64_t last_tile) {
+  using Vector = typename VectorOf<T>::Type;
+  TileBuffer<T> mu_buffer, logvar_buffer, grad_sum, noise_sum;
+  NoiseBuffer<T> noise_buffer;
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    const TileRange range(plan, tile);
+    const T* logvar = read_tile(p.logvar, p.extent, range.begin, range.count, logvar_buffer);
+    const T* mu = kWithKL ? read_tile(p.mu, p.extent, range.begin, range.count, mu_buffer) : nullptr;
+    sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise_buffer);
+    OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
+    OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
+    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+      const Vector half(0.5f);
+      const Vector weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
+      for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        const int at = segment.start + i;
+        const Vector grad = load(grad_sum.values + at, lanes), grad_noise = load(noise_sum.values + at, lanes);
+        const Vector mean = kWithKL ? load(mu + at, lanes) : Vector(0.0f);
+        const auto element = posterior(mean, load(logvar + at, lanes));
+        Vector to_mu = grad, to_logvar = grad_noise * element.sigma;
+        if constexpr (kWithKL) {
+          to_mu = to_mu + weight * mean;
+          to_logvar = to_logvar + weight * element.variance_minus_one;
+        }
+        if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
+        if (grad_logvar.wanted()) grad_logvar.put(at, half * to_logvar, lanes);
+      });
+    });
+    grad_mu.finish(p.grad_mu, p.extent, range.begin, range.count);
+    grad_logvar.finish(p.grad_logvar, p.extent, range.begin, range.count);
+  }
+  if (p.streamed) order_streamed_stores();
+}
+
+template <class T>
+static void reparameterize_backward_of(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,
+                                       int64_t last) {
+  if (p.has_kl) return reparameterize_backward_tiles<T, true>(p, plan, first, last);
+  reparameterize_backward_tiles<T, false>(p, plan, first, last);
+}
+
+static void reparameterize_backward(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,
+                                    int64_t last) {
+  if (p.wide) return reparameterize_backward_of<double>(p, plan, first, last);
+  reparameterize_backward_of<float>(p, plan, first, last);
+}
+
+}  // namespace VAE_FUSED_ISA
+}  // namespace vae_fused

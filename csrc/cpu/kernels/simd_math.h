@@ -1,0 +1,40 @@
+// Elementary functions on SIMD vectors, to about an ulp of float.
+#pragma once
+
+#include "core/math.h"
+#include "cpu/kernels/simd.h"
+
+namespace vae_fused {
+namespace VAE_FUSED_ISA {
+
+VAE_FUSED_INLINE Exponential<Float> exponential(Float x) { return exponential_polynomial(x); }
+
+VAE_FUSED_INLINE Float log_of_uniform(Float u) { return log_polynomial(u); }
+
+// sin and cos of an angle in [0, 2 pi]: the nearest multiple q of pi/2 is taken off in two steps, then minimax
+// polynomials on [-pi/4, pi/4], absolute error 1e-8, and a swap and signs by the two low bits of q.
+VAE_FUSED_INLINE void sincos_of_turn(Float angle, Float& sine, Float& cosine) {
+  const Float shifted = fused_multiply_add(angle, Float(0.636619747f), Float(kRoundingShift));
+  const Float q = shifted - Float(kRoundingShift);
+  Float r = fused_multiply_add(q, Float(-1.57079637f), angle);
+  r = fused_multiply_add(q, Float(4.37113883e-8f), r);
+  const Float square = r * r;
+  Float s = fused_multiply_add(Float(-0.000195166547f), square, Float(0.00833217334f));
+  s = fused_multiply_add(s, square, Float(-0.166666552f));
+  s = fused_multiply_add(s * square, r, r);
+  Float c = fused_multiply_add(Float(2.44377297e-5f), square, Float(-0.00138873619f));
+  c = fused_multiply_add(c, square, Float(0.0416666456f));
+  c = fused_multiply_add(c, square, Float(-0.5f));
+  c = fused_multiply_add(c, square, Float(1.0f));
+  for (int i = 0; i < kParts; ++i) {
+    const NativeInt quadrant = (NativeInt)shifted.part[i];
+    const NativeInt odd = (quadrant & 1) != 0;
+    const NativeFloat straight_sine = odd ? c.part[i] : s.part[i];
+    const NativeFloat straight_cosine = odd ? s.part[i] : c.part[i];
+    sine.part[i] = (NativeFloat)((NativeInt)straight_sine ^ ((quadrant & 2) << 30));
+    cosine.part[i] = (NativeFloat)((NativeInt)straight_cosine ^ (((quadrant + 1) & 2) << 30));
+  }
+}
+
+}  // namespace VAE_FUSED_ISA
+}  // namespace vae_fused

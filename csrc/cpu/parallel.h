@@ -1,0 +1,36 @@
+// Tiles over threads, and partial sums in a fixed order.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <c10/util/SmallVector.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "cpu/kernels/kernel_table.h"
+
+namespace vae_fused {
+
+// Elements a thread has to have before it pays to start it: measured against the cost of waking one.
+constexpr int64_t kGrainMemory = 1 << 15;
+constexpr int64_t kGrainNoise = 1 << 13;
+
+// Outputs beyond this no longer fit the caches; written past them, they leave the inputs in.
+constexpr int64_t kStreamedBytes = 24 << 20;
+
+using Partials = c10::SmallVector<double, 256>;
+
+inline int64_t tiles_of(const TilePlan& plan, int64_t elements) {
+  const int64_t elements_per_tile = std::min(kTile, plan.items_per_tile * plan.item_numel);
+  return std::max<int64_t>(1, elements / elements_per_tile);
+}
+
+template <class Params>
+void run_tiles(TileKernel<Params> kernel, const Params& params, const TilePlan& plan, int64_t grain) {
+  at::parallel_for(0, plan.tiles, tiles_of(plan, grain),
+                   [&](int64_t first, int64_t last) { kernel(params, plan, first, last); });
+}
+
+inline double sum_of(const double* partials, int64_t count) { return std::accumulate(partials, partials + count, 0.0); }
+
+}  // namespace vae_fused

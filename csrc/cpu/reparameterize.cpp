@@ -1,0 +1,161 @@
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <mutex>
+
+#include "checks.h"
+#include "cpu/parallel.h"
+#include "operands.h"
+#include "sampling.h"
+
+namespace vae_fused {
+namespace {
+
+// One 64-bit draw is the seed; every sample of this call then comes from the key (seed, 0), on any number of threads.
+Tensor draw_key(const std::optional<at::Generator>& generator) {
+  Tensor key = at::empty({2}, at::kUInt64);
+  auto* words = static_cast<uint64_t*>(key.mutable_data_ptr());
+  auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+  std::lock_guard<std::mutex> lock(source->mutex_);
+  words[0] = source->random64();
+  words[1] = 0;
+  return key;
+}
+
+void check_generator(const std::optional<at::Generator>& generator) {
+  if (!generator.has_value() || !generator->defined()) return;
+  TORCH_CHECK_VALUE(generator->device().is_cpu(), "generator must be on the device of mu, cpu, got ",
+                    generator->device());
+}
+
+// Fills z, and where kl is defined [B] the KL of every item.
+void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples,
+            const Tensor& z, const Tensor& kl) {
+  if (mu.numel() == 0) {
+    if (kl.defined()) kl.zero_();
+    return;
+  }
+  const Tensor contiguous_key = key.contiguous();
+  ReparameterizeParams p{};
+  p.key = noise_key(contiguous_key);
+  p.extent = bind_operands(mu.sizes(), Order::kLogical,
+                           {{mu, &p.mu}, {logvar, &p.logvar}, {first_sample(z, num_samples), &p.z}});
+  p.wide = mu.scalar_type() == at::kDouble;
+  p.streamed = static_cast<int64_t>(z.nbytes()) > kStreamedBytes;
+  p.numel = mu.numel();
+  p.item_numel = numel_per_item(mu);
+  p.num_samples = num_samples.value_or(1);
+  p.sample_stride = mu.numel();
+
+  const bool by_item = kl.defined() || p.key.per_item;
+  const TilePlan plan = by_item ? TilePlan(mu.size(0), p.item_numel) : TilePlan(1, p.numel);
+  Partials partials;
+  if (kl.defined()) {
+    partials.resize(plan.partials());
+    p.kl_partials = partials.data();
+  }
+  run_tiles(kernels().reparameterize, p, plan, kGrainNoise / p.num_samples);
+  if (!kl.defined()) return;
+  for (int64_t item = 0; item < plan.items; ++item) {
+    const double total = sum_of(partials.data() + item * plan.pieces, plan.pieces);
+    if (p.wide) {
+      kl.mutable_data_ptr<double>()[item] = total;
+    } else {
+      kl.mutable_data_ptr<float>()[item] = static_cast<float>(total);
+    }
+  }
+}
+
+Tensor empty_kl(const Tensor& mu) {
+  return at::empty({mu.size(0)}, mu.options().dtype(accumulation_type({&mu})));
+}
+
+Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                          std::optional<int64_t> num_samples) {
+  check_latent_pair(mu, logvar);
+  check_num_samples(num_samples);
+  check_key_for(key, mu.size(0), mu.device());
+  Tensor z = empty_samples(mu, num_samples);
+  sample(mu, logvar, key, num_samples, z, Tensor());
+  return z;
+}
+
+std::tuple<Tensor, Tensor> reparameterize_generator_cpu(const Tensor& mu, const Tensor& logvar,
+                                                        std::optional<at::Generator> generator,
+                                                        std::optional<int64_t> num_samples) {
+  check_latent_pair(mu, logvar);
+  check_num_samples(num_samples);
+  check_generator(generator);
+  Tensor key = draw_key(generator);
+  Tensor z = empty_samples(mu, num_samples);
+  sample(mu, logvar, key, num_samples, z, Tensor());
+  return {z, key};
+}
+
+std::tuple<Tensor, Tensor> reparameterize_with_kl_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
+  check_latent_pair(mu, logvar);
+  check_key_for(key, mu.size(0), mu.device());
+  Tensor z = empty_samples(mu, std::nullopt), kl = empty_kl(mu);
+  sample(mu, logvar, key, std::nullopt, z, kl);
+  return {z, kl};
+}
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cpu(const Tensor& mu, const Tensor& logvar,
+                                                                        std::optional<at::Generator> generator) {
+  check_latent_pair(mu, logvar);
+  check_generator(generator);
+  Tensor key = draw_key(generator);
+  Tensor z = empty_samples(mu, std::nullopt), kl = empty_kl(mu);
+  sample(mu, logvar, key, std::nullopt, z, kl);
+  return {z, kl, key};
+}
+
+std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tensor>& grad_z,
+                                                       const std::optional<Tensor>& grad_kl,
+                                                       const std::optional<Tensor>& mu, const Tensor& logvar,
+                                                       const Tensor& key, std::optional<int64_t> num_samples,
+                                                       std::array<bool, 2> output_mask) {
+  check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
+  Tensor grad_mu, grad_logvar;
+  if (output_mask[0]) grad_mu = at::empty_like(logvar);
+  if (output_mask[1]) grad_logvar = at::empty_like(logvar);
+  if (logvar.numel() == 0) return {grad_mu, grad_logvar};
+
+  const Tensor contiguous_key = key.contiguous();
+  // A gradient over samples may be expanded or permuted over them: only its samples have to lie at one stride.
+  const Tensor grad_sample = present(grad_z) ? first_sample(*grad_z, num_samples) : Tensor();
+  ReparameterizeBackwardParams p{};
+  p.key = noise_key(contiguous_key);
+  p.has_kl = present(grad_kl);
+  p.extent = bind_operands(logvar.sizes(), Order::kLogical,
+                           {{logvar, &p.logvar},
+                            {grad_sample, &p.grad_z},
+                            {p.has_kl ? *mu : Tensor(), &p.mu},
+                            {grad_mu, &p.grad_mu},
+                            {grad_logvar, &p.grad_logvar}});
+  p.wide = logvar.scalar_type() == at::kDouble;
+  p.streamed = static_cast<int64_t>(logvar.nbytes()) > kStreamedBytes;
+  p.numel = logvar.numel();
+  p.item_numel = numel_per_item(logvar);
+  p.num_samples = num_samples.value_or(1);
+  p.sample_stride = num_samples && grad_sample.defined() ? grad_z->stride(0) : 0;
+  if (p.has_kl) p.grad_kl = weight_of_gradient(*grad_kl, 1.0);
+
+  const bool by_item = p.has_kl || p.key.per_item;
+  const TilePlan plan = by_item ? TilePlan(logvar.size(0), p.item_numel) : TilePlan(1, p.numel);
+  run_tiles(kernels().reparameterize_backward, p, plan, kGrainNoise / p.num_samples);
+  return {grad_mu, grad_logvar};
+}
+
+TORCH_LIBRARY_IMPL(vae_fused, CPU, m) {
+  m.impl("reparameterize", &reparameterize_cpu);
+  m.impl("reparameterize.generator", &reparameterize_generator_cpu);
+  m.impl("reparameterize_with_kl", &reparameterize_with_kl_cpu);
+  m.impl("reparameterize_with_kl.generator", &reparameterize_with_kl_generator_cpu);
+  m.impl("reparameterize_backward", &reparameterize_backward_cpu);
+}
+
+}  // namespace
+}  // namespace vae_fused

@@ -1,0 +1,122 @@
+#include "ops.h"
+
+namespace vae_fused::ops {
+namespace {
+
+template <class Signature>
+c10::TypedOperatorHandle<Signature> find(const char* name, const char* overload = "") {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
+}
+
+}  // namespace
+
+Tensor standard_normal(const Tensor& key, c10::SymIntArrayRef size, at::ScalarType dtype) {
+  static const auto op = find<Tensor(const Tensor&, c10::SymIntArrayRef, at::ScalarType)>("vae_fused::standard_normal");
+  return op.call(key, size, dtype);
+}
+
+Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples) {
+  static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&, std::optional<int64_t>)>(
+      "vae_fused::reparameterize");
+  return op.call(mu, logvar, key, num_samples);
+}
+
+std::tuple<Tensor, Tensor> reparameterize(const Tensor& mu, const Tensor& logvar,
+                                          const std::optional<at::Generator>& generator,
+                                          std::optional<int64_t> num_samples) {
+  static const auto op =
+      find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, std::optional<at::Generator>,
+                                      std::optional<int64_t>)>("vae_fused::reparameterize", "generator");
+  return op.call(mu, logvar, generator, num_samples);
+}
+
+std::tuple<Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
+  static const auto op = find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&)>(
+      "vae_fused::reparameterize_with_kl");
+  return op.call(mu, logvar, key);
+}
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar,
+                                                          const std::optional<at::Generator>& generator) {
+  static const auto op =
+      find<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, std::optional<at::Generator>)>(
+          "vae_fused::reparameterize_with_kl", "generator");
+  return op.call(mu, logvar, generator);
+}
+
+std::tuple<Tensor, Tensor> reparameterize_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                                   const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
+                                                   std::optional<int64_t> num_samples,
+                                                   std::array<bool, 2> output_mask) {
+  static const auto op =
+      find<std::tuple<Tensor, Tensor>(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                                      const Tensor&, const Tensor&, std::optional<int64_t>, std::array<bool, 2>)>(
+          "vae_fused::reparameterize_backward");
+  return op.call(grad_z, grad_kl, mu, logvar, key, num_samples, output_mask);
+}
+
+Tensor kl_divergence(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+                     const OptionalTensor& prior_logvar, std::string_view reduction) {
+  static const auto op = find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                     std::string_view)>("vae_fused::kl_divergence");
+  return op.call(mu, logvar, prior_mu, prior_logvar, reduction);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& grad, const Tensor& mu,
+                                                                  const Tensor& logvar, const OptionalTensor& prior_mu,
+                                                                  const OptionalTensor& prior_logvar,
+                                                                  std::string_view reduction,
+                                                                  std::array<bool, 4> output_mask) {
+  static const auto op =
+      find<std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                      const OptionalTensor&, const OptionalTensor&, std::string_view,
+                                                      std::array<bool, 4>)>("vae_fused::kl_divergence_backward");
+  return op.call(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask);
+}
+
+std::tuple<Tensor, Tensor, Tensor> elbo_loss(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                                             const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
+                                             const OptionalTensor& beta_tensor, std::string_view recon_loss,
+                                             std::string_view reduction) {
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
+      const OptionalTensor&, std::string_view, std::string_view)>("vae_fused::elbo_loss");
+  return op.call(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(
+    const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
+    const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
+    std::string_view reduction, std::array<bool, 3> output_mask) {
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
+      const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 3>)>(
+      "vae_fused::elbo_loss_with_gradients");
+  return op.call(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, output_mask);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(
+    const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+    const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
+    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask) {
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+      double, const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 5>)>(
+      "vae_fused::elbo_loss_backward");
+  return op.call(grad_loss, recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, output_mask);
+}
+
+void elbo_loss_backward_(const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                         const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
+                         const OptionalTensor& beta_tensor, std::string_view recon_loss, std::string_view reduction,
+                         const OptionalTensor& grad_recon, const OptionalTensor& grad_mu,
+                         const OptionalTensor& grad_logvar) {
+  static const auto op = find<void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
+                                   const OptionalTensor&, const OptionalTensor&, double, const OptionalTensor&,
+                                   std::string_view, std::string_view, const OptionalTensor&, const OptionalTensor&,
+                                   const OptionalTensor&)>("vae_fused::elbo_loss_backward_");
+  op.call(grad_loss, recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, grad_recon, grad_mu,
+          grad_logvar);
+}
+
+}  // namespace vae_fused::ops

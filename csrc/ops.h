@@ -1,0 +1,57 @@
+// Typed callers of the operators through the dispatcher, for code that is itself behind it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <array>
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+namespace vae_fused::ops {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor standard_normal(const Tensor& key, c10::SymIntArrayRef size, at::ScalarType dtype);
+
+Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples);
+std::tuple<Tensor, Tensor> reparameterize(const Tensor& mu, const Tensor& logvar,
+                                          const std::optional<at::Generator>& generator,
+                                          std::optional<int64_t> num_samples);
+std::tuple<Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key);
+std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar,
+                                                          const std::optional<at::Generator>& generator);
+std::tuple<Tensor, Tensor> reparameterize_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                                   const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
+                                                   std::optional<int64_t> num_samples,
+                                                   std::array<bool, 2> output_mask);
+
+Tensor kl_divergence(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+                     const OptionalTensor& prior_logvar, std::string_view reduction);
+std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& grad, const Tensor& mu,
+                                                                  const Tensor& logvar, const OptionalTensor& prior_mu,
+                                                                  const OptionalTensor& prior_logvar,
+                                                                  std::string_view reduction,
+                                                                  std::array<bool, 4> output_mask);
+
+std::tuple<Tensor, Tensor, Tensor> elbo_loss(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                                             const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
+                                             const OptionalTensor& beta_tensor, std::string_view recon_loss,
+                                             std::string_view reduction);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(
+    const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
+    const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
+    std::string_view reduction, std::array<bool, 3> output_mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(
+    const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+    const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
+    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask);
+void elbo_loss_backward_(const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                         const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
+                         const OptionalTensor& beta_tensor, std::string_view recon_loss, std::string_view reduction,
+                         const OptionalTensor& grad_recon, const OptionalTensor& grad_mu,
+                         const OptionalTensor& grad_logvar);
+
+}  // namespace vae_fused::ops

@@ -1,0 +1,198 @@
+"""Shapes, dtypes and strides of the operators' results, for tracing: what ``torch.compile`` and ``meta`` tensors see.
+
+Each function mirrors the allocation in ``csrc``, and makes the same checks as the kernels. A gradient that
+``output_mask`` does not ask for is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vae_fused import _arguments as arguments
+from vae_fused._arguments import accumulation_dtype
+
+
+def _samples_like(mu: Tensor, num_samples: int | None) -> Tensor:
+    one = torch.empty_like(mu)
+    if num_samples is None:
+        return one
+    return mu.new_empty_strided((num_samples, *mu.shape), (mu.numel(), *one.stride()))
+
+
+def _like_if(wanted: bool, tensor: Tensor | None) -> Tensor | None:
+    return torch.empty_like(tensor) if wanted and tensor is not None else None
+
+
+def _new_key(mu: Tensor) -> Tensor:
+    return mu.new_empty(2, dtype=torch.uint64)
+
+
+def _new_kl(mu: Tensor) -> Tensor:
+    return mu.new_empty(mu.shape[0], dtype=accumulation_dtype(mu.dtype))
+
+
+def _standard_normal(key: Tensor, size: Sequence[int], *, dtype: torch.dtype) -> Tensor:
+    arguments.check_normal_request(key, tuple(size), dtype)
+    return key.new_empty(size, dtype=dtype)
+
+
+def _reparameterize(mu: Tensor, logvar: Tensor, key: Tensor, *, num_samples: int | None = None) -> Tensor:
+    arguments.check_sampling(mu, logvar, num_samples, None, key)
+    return _samples_like(mu, num_samples)
+
+
+def _reparameterize_generator(
+    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, num_samples: int | None = None
+) -> tuple[Tensor, Tensor]:
+    arguments.check_sampling(mu, logvar, num_samples, generator, None)
+    return _samples_like(mu, num_samples), _new_key(mu)
+
+
+def _reparameterize_with_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    arguments.check_sampling(mu, logvar, None, None, key)
+    return torch.empty_like(mu), _new_kl(mu)
+
+
+def _reparameterize_with_kl_generator(
+    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    arguments.check_sampling(mu, logvar, None, generator, None)
+    return torch.empty_like(mu), _new_kl(mu), _new_key(mu)
+
+
+def _reparameterize_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mu: Tensor | None,
+    logvar: Tensor,
+    key: Tensor,
+    num_samples: int | None,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    return _like_if(output_mask[0], logvar), _like_if(output_mask[1], logvar)
+
+
+def _reduced(like: Tensor, reduction: str, dtype: torch.dtype) -> Tensor:
+    if reduction == "none":
+        return torch.empty_like(like, dtype=dtype)
+    return like.new_empty(like.shape[:1] if reduction == "sample" else (), dtype=dtype)
+
+
+def _kl_divergence(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None, reduction: str
+) -> Tensor:
+    arguments.check_kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction)
+    return _reduced(mu, reduction, accumulation_dtype(mu.dtype))
+
+
+def _kl_divergence_backward(
+    grad: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    reduction: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    present = (True, True, prior_mu is not None, prior_logvar is not None)
+    return tuple(_like_if(wanted and there, mu) for wanted, there in zip(output_mask, present, strict=True))
+
+
+def _elbo_loss(
+    recon: Tensor,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    kl: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    recon_loss: str,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight = beta if beta_tensor is None else beta_tensor
+    arguments.check_elbo_loss(recon, target, mu, logvar, kl, weight, recon_loss, reduction)
+    latent = mu if kl is None else kl
+    assert latent is not None  # established by check_elbo_loss
+    dtype = accumulation_dtype(recon.dtype, target.dtype, latent.dtype)
+    return (
+        _reduced(recon, reduction, dtype),
+        _reduced(recon, reduction, dtype),
+        _reduced(recon, reduction, dtype),
+    )
+
+
+def _elbo_loss_with_gradients(
+    recon: Tensor,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    kl: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    recon_loss: str,
+    reduction: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction)
+    operands = (recon, mu, logvar)
+    return (*terms, *(_like_if(wanted, of) for wanted, of in zip(output_mask, operands, strict=True)))
+
+
+def _elbo_loss_backward(
+    grad_loss: Tensor,
+    recon: Tensor,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    kl: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    recon_loss: str,
+    reduction: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    operands = (recon, target, mu, logvar, kl)
+    return tuple(_like_if(wanted, of) for wanted, of in zip(output_mask, operands, strict=True))
+
+
+def _elbo_loss_backward_(
+    grad_loss: Tensor,
+    recon: Tensor,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    kl: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    recon_loss: str,
+    reduction: str,
+    grad_recon: Tensor | None,
+    grad_mu: Tensor | None,
+    grad_logvar: Tensor | None,
+) -> None:
+    return None
+
+
+_FAKES = {
+    "standard_normal": _standard_normal,
+    "reparameterize": _reparameterize,
+    "reparameterize.generator": _reparameterize_generator,
+    "reparameterize_with_kl": _reparameterize_with_kl,
+    "reparameterize_with_kl.generator": _reparameterize_with_kl_generator,
+    "reparameterize_backward": _reparameterize_backward,
+    "kl_divergence": _kl_divergence,
+    "kl_divergence_backward": _kl_divergence_backward,
+    "elbo_loss": _elbo_loss,
+    "elbo_loss_with_gradients": _elbo_loss_with_gradients,
+    "elbo_loss_backward": _elbo_loss_backward,
+    "elbo_loss_backward_": _elbo_loss_backward_,
+}
+
+
+def register() -> None:
+    """Give every operator its fake. Called once, after the operators are loaded."""
+    for name, fake in _FAKES.items():
+        torch.library.register_fake(f"vae_fused::{name}", fake)

@@ -35,6 +35,7 @@ COMMON_FLAGS = [
     "-fno-trapping-math",
     "-Wall",
     "-Wextra",
+    "-Wno-maybe-uninitialized",  # GCC 12 says it of its own AVX-512 intrinsics, a few hundred times
 ]
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,23 @@ import torch
 import vae_fused
 from vae_fused import _build
 from vae_fused._build import BuildStamp, check_running_torch
+from vae_fused_build import stamp as build_stamp
 
 
 def stamp(torch_version: str = torch.__version__, cuda: str | None = None) -> BuildStamp:
     return BuildStamp(extension=True, torch=torch_version, cuda=cuda, cuda_architectures=["9.0"] if cuda else [])
+
+
+def test_package_under_test_was_built() -> None:
+    assert _build.stamp is not None, (
+        f"{vae_fused.__file__} is a source tree that was never built, so everything would be tested on the reference. "
+        'Install it (pip install ".[test]") and run "pytest", not "python -m pytest", which puts this folder first.'
+    )
+
+
+def test_build_writes_what_the_package_reads() -> None:
+    written = {field.name for field in fields(build_stamp.BuildStamp)}
+    assert written == {field.name for field in fields(BuildStamp)}
 
 
 def test_same_torch_passes() -> None:

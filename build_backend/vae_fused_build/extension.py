@@ -20,7 +20,7 @@ CSRC = Path("csrc")
 
 # ATen's parallel_for is a template: without OpenMP in the extension's own flags it runs on one thread.
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
-HOST_FLAGS = ["-std=c++20", "-O3", "-g0", *OPENMP]
+HOST_FLAGS = ["-std=c++20", "-O2", "-g0", *OPENMP]
 # torch adds --expt-relaxed-constexpr. -lineinfo costs no speed and lets profilers and sanitizers name source lines.
 NVCC_FLAGS = ["-std=c++20", "-O3", "-lineinfo"]
 

@@ -39,6 +39,15 @@ inline bool records_graph(std::initializer_list<Tensor> inputs) {
   return false;
 }
 
+// Whether input i of a Function needs its gradient, where saved holds the tensor inputs in order. An absent optional input
+// has no edge, so the edges are those of the present ones.
+inline bool needs_gradient(AutogradContext* ctx, const variable_list& saved, size_t input) {
+  if (!saved[input].defined()) return false;
+  size_t edge = 0;
+  for (size_t i = 0; i < input; ++i) edge += saved[i].defined() ? 1 : 0;
+  return ctx->needs_input_grad(edge);
+}
+
 // Per-item values [B] in the shape [B, 1, ...] of a tensor, to be broadcast over its events; scalars stay scalars.
 inline Tensor over_events(const Tensor& per_item, const Tensor& like) {
   if (per_item.dim() == 0) return per_item;

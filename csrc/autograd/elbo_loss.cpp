@@ -59,36 +59,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_autograd(
 
 // A gradient buffer can be handed over only once and is corrected in place, which a traced graph cannot express; there,
 // and where each item has its own incoming gradient, forward and backward are two passes.
-bool gradients_in_forward(const Tensor& recon, const Tensor& target, const Tensor& mu, const Tensor& logvar,
-                          std::string_view reduction) {
+bool gradients_in_forward(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                          const OptionalTensor& logvar, std::string_view reduction) {
   if (reduction == "sample" || c10::impl::dispatch_mode_enabled()) return false;
-  if (!recon.requires_grad() && !(mu.defined() && (mu.requires_grad() || logvar.requires_grad()))) return false;
+  const auto wanted = [](const OptionalTensor& input) { return present(input) && input->requires_grad(); };
+  if (!recon.requires_grad() && !wanted(mu) && !wanted(logvar)) return false;
   return !at::isTensorSubclassLike(recon) && !at::isTensorSubclassLike(target);
 }
 
-enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor, kInputs };
+enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor };
 
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const Tensor& mu,
-                               const Tensor& logvar, const Tensor& kl, const Tensor& beta_tensor, double beta,
-                               std::string_view recon_loss, std::string_view reduction, bool with_gradients) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                               const OptionalTensor& logvar, const OptionalTensor& kl,
+                               const OptionalTensor& beta_tensor, double beta, std::string_view recon_loss,
+                               std::string_view reduction, bool with_gradients) {
     Tensor loss, reconstruction, kl_term;
     {
       BelowAutograd guard;
       if (with_gradients) {
         Tensor grad_recon, grad_mu, grad_logvar;
         std::tie(loss, reconstruction, kl_term, grad_recon, grad_mu, grad_logvar) = ops::elbo_loss_with_gradients(
-            recon, target, or_none(mu), or_none(logvar), or_none(kl), beta, or_none(beta_tensor), recon_loss,
-            reduction,
-            {recon.requires_grad(), mu.defined() && mu.requires_grad(), logvar.defined() && logvar.requires_grad()});
+            recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
+            {recon.requires_grad(), present(mu) && mu->requires_grad(), present(logvar) && logvar->requires_grad()});
         ctx->saved_data["gradients"] = std::vector<Tensor>{grad_recon, grad_mu, grad_logvar};
       } else {
         std::tie(loss, reconstruction, kl_term) =
-            ops::elbo_loss(recon, target, or_none(mu), or_none(logvar), or_none(kl), beta, or_none(beta_tensor),
-                           recon_loss, reduction);
+            ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
       }
     }
-    ctx->save_for_backward({recon, target, mu, logvar, kl, beta_tensor});
+    ctx->save_for_backward({recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
+                            or_undefined(beta_tensor)});
     ctx->saved_data["beta"] = beta;
     ctx->saved_data["recon_loss"] = std::string(recon_loss);
     ctx->saved_data["reduction"] = std::string(reduction);
@@ -108,7 +109,7 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     const OptionalTensor mu = or_none(saved[kMu]), logvar = or_none(saved[kLogvar]), kl = or_none(saved[kKL]),
                          beta_tensor = or_none(saved[kBetaTensor]);
     std::array<bool, 5> missing;
-    for (int i = 0; i < 5; ++i) missing[i] = saved[i].defined() && ctx->needs_input_grad(i);
+    for (int i = 0; i < 5; ++i) missing[i] = needs_gradient(ctx, saved, i);
 
     const auto buffers = ctx->saved_data.find("gradients");
     if (buffers != ctx->saved_data.end() && !at::GradMode::is_enabled()) {
@@ -136,7 +137,7 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
         if (missing[i]) result[i] = computed[i];
       }
     }
-    if (saved[kBetaTensor].defined() && ctx->needs_input_grad(kBetaTensor)) {
+    if (needs_gradient(ctx, saved, kBetaTensor)) {
       result[kBetaTensor] = gradient_of_beta(grad_loss, saved, reduction);
     }
     return result;
@@ -160,16 +161,13 @@ std::tuple<Tensor, Tensor, Tensor> elbo_loss_autograd(const Tensor& recon, const
                                                       const OptionalTensor& kl, double beta,
                                                       const OptionalTensor& beta_tensor, std::string_view recon_loss,
                                                       std::string_view reduction) {
-  const Tensor mean = or_undefined(mu), log_variance = or_undefined(logvar), given_kl = or_undefined(kl),
-               weight = or_undefined(beta_tensor);
-  if (!records_graph({recon, target, mean, log_variance, given_kl, weight})) {
+  if (!records_graph({recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
+                      or_undefined(beta_tensor)})) {
     BelowAutograd guard;
     return ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
   }
-  const bool complete_pair = mean.defined() == log_variance.defined();  // else the operator raises
-  const bool with_gradients = complete_pair && gradients_in_forward(recon, target, mean, log_variance, reduction);
-  auto outputs = ElboLoss::apply(recon, target, mean, log_variance, given_kl, weight, beta, recon_loss, reduction,
-                                 with_gradients);
+  auto outputs = ElboLoss::apply(recon, target, mu, logvar, kl, beta_tensor, beta, recon_loss, reduction,
+                                 gradients_in_forward(recon, target, mu, logvar, reduction));
   return {outputs[0], outputs[1], outputs[2]};
 }
 

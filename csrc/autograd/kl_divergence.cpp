@@ -50,12 +50,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_autograd(
 }
 
 struct KLDivergence : torch::autograd::Function<KLDivergence> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const Tensor& prior_mu,
-                        const Tensor& prior_logvar, std::string_view reduction) {
-    ctx->save_for_backward({mu, logvar, prior_mu, prior_logvar});
+  static Tensor forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+                        const OptionalTensor& prior_logvar, std::string_view reduction) {
+    ctx->save_for_backward({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)});
     ctx->saved_data["reduction"] = std::string(reduction);
     BelowAutograd guard;
-    return ops::kl_divergence(mu, logvar, or_none(prior_mu), or_none(prior_logvar), reduction);
+    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -64,8 +64,8 @@ struct KLDivergence : torch::autograd::Function<KLDivergence> {
     variable_list result(5);
     std::tie(result[0], result[1], result[2], result[3]) = ops::kl_divergence_backward(
         grads[0], saved[0], saved[1], or_none(saved[2]), or_none(saved[3]), reduction,
-        {ctx->needs_input_grad(0), ctx->needs_input_grad(1), saved[2].defined() && ctx->needs_input_grad(2),
-         saved[3].defined() && ctx->needs_input_grad(3)});
+        {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1), needs_gradient(ctx, saved, 2),
+         needs_gradient(ctx, saved, 3)});
     return result;
   }
 };
@@ -78,7 +78,7 @@ Tensor kl_divergence_autograd(const Tensor& mu, const Tensor& logvar, const Opti
   }
   // Expanded here, so that autograd sums the gradient of a prior that is shared between elements.
   const auto expanded = [&](const OptionalTensor& prior) {
-    return present(prior) ? prior->expand_symint(mu.sym_sizes()) : Tensor();
+    return present(prior) ? OptionalTensor(prior->expand_symint(mu.sym_sizes())) : std::nullopt;
   };
   return KLDivergence::apply(mu, logvar, expanded(prior_mu), expanded(prior_logvar), reduction);
 }

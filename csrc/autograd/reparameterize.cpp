@@ -50,16 +50,17 @@ std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor
 
 // With a key the outputs are z [, kl]; without, the key that was drawn follows.
 struct Reparameterize : torch::autograd::Function<Reparameterize> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const Tensor& given_key,
-                               const OptionalGenerator& generator, std::optional<int64_t> num_samples, bool with_kl) {
-    Tensor z, kl, key = given_key;
+  static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar,
+                               const OptionalTensor& given_key, const OptionalGenerator& generator,
+                               std::optional<int64_t> num_samples, bool with_kl) {
+    Tensor z, kl, key = or_undefined(given_key);
     {
       BelowAutograd guard;
-      if (with_kl && given_key.defined()) {
+      if (with_kl && given_key.has_value()) {
         std::tie(z, kl) = ops::reparameterize_with_kl(mu, logvar, key);
       } else if (with_kl) {
         std::tie(z, kl, key) = ops::reparameterize_with_kl(mu, logvar, generator);
-      } else if (given_key.defined()) {
+      } else if (given_key.has_value()) {
         z = ops::reparameterize(mu, logvar, key, num_samples);
       } else {
         std::tie(z, key) = ops::reparameterize(mu, logvar, generator, num_samples);
@@ -71,7 +72,7 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
     ctx->saved_data["with_kl"] = with_kl;
     variable_list outputs = {z};
     if (with_kl) outputs.push_back(kl);
-    if (!given_key.defined()) {
+    if (!given_key.has_value()) {
       ctx->mark_non_differentiable({key});
       outputs.push_back(key);
     }
@@ -93,24 +94,24 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
 
 Tensor reparameterize_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
                                std::optional<int64_t> num_samples) {
-  return Reparameterize::apply(mu, logvar, key, OptionalGenerator(), num_samples, false)[0];
+  return Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), num_samples, false)[0];
 }
 
 std::tuple<Tensor, Tensor> reparameterize_generator_autograd(const Tensor& mu, const Tensor& logvar,
                                                              std::optional<at::Generator> generator,
                                                              std::optional<int64_t> num_samples) {
-  auto outputs = Reparameterize::apply(mu, logvar, Tensor(), generator, num_samples, false);
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, num_samples, false);
   return {outputs[0], outputs[1]};
 }
 
 std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
-  auto outputs = Reparameterize::apply(mu, logvar, key, OptionalGenerator(), std::optional<int64_t>(), true);
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), std::optional<int64_t>(), true);
   return {outputs[0], outputs[1]};
 }
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_autograd(const Tensor& mu, const Tensor& logvar,
                                                                              std::optional<at::Generator> generator) {
-  auto outputs = Reparameterize::apply(mu, logvar, Tensor(), generator, std::optional<int64_t>(), true);
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, std::optional<int64_t>(), true);
   return {outputs[0], outputs[1], outputs[2]};
 }
 

@@ -1,0 +1,55 @@
+"""Ours against eager PyTorch and torch.compile, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from cases import CPU_CASES, Case
+from comparison import RIVALS, Comparisons
+
+
+class RecordedTimer:
+    """A clock for pytest-benchmark that plays back recorded durations.
+
+    pytest-benchmark times one function after the other; the rivals must be timed in turns. So the rounds are timed
+    interleaved, and each rival's durations are then handed over through the timer that pytest-benchmark asks.
+    """
+
+    def __init__(self) -> None:
+        self._readings: Iterator[float] = iter(())
+
+    def load(self, durations: list[float]) -> None:
+        """Play ``durations`` next: each is asked for twice, at its start and at its end."""
+        self._readings = (reading for duration in durations for reading in (0.0, duration))
+
+    def __repr__(self) -> str:
+        return "time.perf_counter, rivals interleaved"
+
+    def __call__(self) -> float:
+        return next(self._readings)
+
+
+recorded = RecordedTimer()
+
+
+# Importing the compiler makes torch warn about its own use of a deprecated function.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.benchmark(timer=recorded)
+@pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("case", CPU_CASES, ids=str)
+def test_forward_and_backward(benchmark: BenchmarkFixture, comparisons: Comparisons, case: Case, rival: str) -> None:
+    """One rival in one case; the first of a case checks that ours and eager agree, then measures all of them."""
+    comparison = comparisons.measure(case)
+    result = comparison.row.results[rival]
+    if result.failure is not None:
+        pytest.fail(f"{rival} could not run {case}: {result.failure}", pytrace=False)
+    benchmark.group = str(case)
+    benchmark.extra_info["peak_bytes"] = result.peak_bytes
+    benchmark.extra_info["ideal_bytes"] = case.ideal_bytes
+    benchmark.extra_info["times_as_long_as_ours"] = comparison.row.ratio(rival, "step")
+    durations = comparison.durations[rival]
+    recorded.load(durations)
+    benchmark.pedantic(lambda: None, rounds=len(durations), iterations=1)

@@ -13,10 +13,13 @@ import subprocess
 from pathlib import Path
 
 _AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
+
+# In link order, the most modest first: of an inline function that several objects define (a template of the standard
+# library, say) the linker keeps the first, which every processor can run.
 INSTRUCTION_SETS = {
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2],
-    "avx2": _AVX2,
     "baseline": [],
+    "avx2": _AVX2,
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2],
 }
 
 # No contraction, so that every instruction set rounds where the source says so. The other two let the compiler
@@ -32,6 +35,7 @@ COMMON_FLAGS = [
     "-fno-trapping-math",
     "-Wall",
     "-Wextra",
+    "-Wno-maybe-uninitialized",  # GCC 12 says it of its own AVX-512 intrinsics, a few hundred times
 ]
 
 

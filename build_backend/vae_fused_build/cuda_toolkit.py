@@ -36,17 +36,19 @@ def pip_include_dirs(site_packages: Path) -> list[str]:
     return [str(directory) for directory in sorted(site_packages.glob("nvidia/*/include"))]
 
 
-def runtime_library(home: Path, site_packages: Path) -> tuple[list[str], str]:
-    """The directories to search for the CUDA runtime, and its name for the linker.
+def runtime_library(home: Path, site_packages: Path) -> tuple[str, str]:
+    """The directory of the CUDA runtime, and the runtime's name for the linker.
 
     A toolkit has ``libcudart.so``; pip's packages have only the versioned name, which ``-lcudart`` does not find.
     """
     directories = [home / "lib64", home / "lib", *sorted(site_packages.glob("nvidia/*/lib"))]
-    directories = [directory for directory in directories if directory.is_dir()]
-    if any((directory / "libcudart.so").exists() for directory in directories):
-        return [*map(str, directories)], "cudart"
-    versioned = [file for directory in directories for file in sorted(directory.glob("libcudart.so.*"))]
-    return [*map(str, directories)], f":{versioned[0].name}" if versioned else "cudart"
+    for directory in directories:
+        if (directory / "libcudart.so").exists():
+            return str(directory), "cudart"
+    for directory in directories:
+        for versioned in sorted(directory.glob("libcudart.so.*")):
+            return str(directory), f":{versioned.name}"
+    return str(directories[0]), "cudart"
 
 
 def _usual_homes(environ: Mapping[str, str]) -> Iterator[Path]:

@@ -14,7 +14,7 @@ _extension: Any = None
 
 if _build.stamp is not None and _build.stamp.extension:
     _build.check_running_torch(_build.stamp)
-    from vae_fused import _C as _extension  # type: ignore[no-redef]
+    from vae_fused import _C as _extension
     from vae_fused import _fake
 
     _fake.register()
@@ -57,9 +57,9 @@ def build_info() -> dict[str, Any]:
 def release_cpu_pool() -> int:
     """Give the memory that is kept for later results of CPU operators back to the system.
 
-    Large results of CPU operators (1 MiB and more) use memory again that earlier ones have given up, because mapping fresh
-    pages costs more than the arithmetic. The environment variable ``VAE_FUSED_POOL_MIB`` limits what is kept, in MiB: 256
-    by default, 0 keeps nothing. Memory that belongs to a tensor is never touched.
+    Large results of CPU operators (1 MiB and more) use memory again that earlier ones have given up, because mapping
+    fresh pages costs more than the arithmetic. The environment variable ``VAE_FUSED_POOL_MIB`` limits what is kept,
+    in MiB: 256 by default, 0 keeps nothing. Memory that belongs to a tensor is never touched.
 
     Returns:
         The number of bytes released.

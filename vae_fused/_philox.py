@@ -70,13 +70,11 @@ def normals(key: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     block = torch.arange((count + lanes - 1) // lanes, dtype=torch.int64, device=key.device)
     word0, word1, word2, word3 = philox_words(offset + block, seed)
     if dtype == torch.float64:
-        pairs = _box_muller(_uniform64(word0, word1), _uniform64(word2, word3))
+        lane_values = [*_box_muller(_uniform64(word0, word1), _uniform64(word2, word3))]
     else:
-        pairs = (
-            *_box_muller(_uniform32(word0), _uniform32(word1)),
-            *_box_muller(_uniform32(word2), _uniform32(word3)),
-        )
-    return torch.stack(pairs, dim=-1).flatten(-2)[..., :count]
+        front = _box_muller(_uniform32(word0), _uniform32(word1))
+        lane_values = [*front, *_box_muller(_uniform32(word2), _uniform32(word3))]
+    return torch.stack(lane_values, dim=-1).flatten(-2)[..., :count]
 
 
 def draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:

@@ -33,9 +33,7 @@ class FusedELBOLoss(nn.Module):
         tensor(3.)
     """
 
-    def __init__(
-        self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean"
-    ) -> None:
+    def __init__(self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean") -> None:
         super().__init__()
         arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
         arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
@@ -51,8 +49,8 @@ class FusedELBOLoss(nn.Module):
     @beta.setter
     def beta(self, value: float | Tensor) -> None:
         arguments.check_beta(value, value if isinstance(value, Tensor) else torch.empty(0))
-        # A tensor either way, read when the kernel runs: a schedule that sets floats does not recompile a compiled step.
-        # float64, and no buffer, so that neither rounding nor module.half() changes the number.
+        # A tensor either way, read when the kernel runs: setting it does not recompile a compiled step. float64, and no
+        # buffer, so that neither rounding nor module.half() changes the number.
         self._beta_is_float = not isinstance(value, Tensor)
         self._beta = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
 
@@ -102,4 +100,5 @@ class FusedELBOLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"

@@ -1,5 +1,6 @@
-// The objective. Its gradients are computed in the forward, where the data is read anyway, for an incoming gradient of 1;
-// the backward hands the buffers over, corrected on the device if the incoming gradient turns out to be another number.
+// The objective. Its gradients are computed in the forward, where the data is read anyway, for an incoming gradient of
+// 1; the backward hands the buffers over, corrected on the device if the incoming gradient turns out to be another
+// number.
 #include "autograd/common.h"
 
 #include <ATen/TensorSubclassLikeUtils.h>
@@ -27,8 +28,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> differentiable_backward(
     std::string_view reduction) {
   const Tensor weighted = grad_loss * beta_of(beta, beta_tensor, grad_loss);
   const auto data_type = accumulation_type({&recon, &target});
-  const Tensor to_recon = 2.0 * term_weight(grad_loss, recon, reduction).to(data_type) *
-                          (recon.to(data_type) - target.to(data_type));
+  const Tensor to_recon =
+      2.0 * term_weight(grad_loss, recon, reduction).to(data_type) * (recon.to(data_type) - target.to(data_type));
   Tensor to_mu, to_logvar, to_kl;
   if (present(kl)) {
     to_kl = term_weight(weighted, *kl, reduction).to(kl->scalar_type()).expand_as(*kl);
@@ -70,8 +71,8 @@ bool gradients_in_forward(const Tensor& recon, const Tensor& target, const Optio
 enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor };
 
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-                               const OptionalTensor& logvar, const OptionalTensor& kl,
+  static variable_list forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target,
+                               const OptionalTensor& mu, const OptionalTensor& logvar, const OptionalTensor& kl,
                                const OptionalTensor& beta_tensor, double beta, std::string_view recon_loss,
                                std::string_view reduction, bool with_gradients) {
     Tensor loss, reconstruction, kl_term;
@@ -88,8 +89,8 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
             ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
       }
     }
-    ctx->save_for_backward({recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
-                            or_undefined(beta_tensor)});
+    ctx->save_for_backward(
+        {recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl), or_undefined(beta_tensor)});
     ctx->saved_data["beta"] = beta;
     ctx->saved_data["recon_loss"] = std::string(recon_loss);
     ctx->saved_data["reduction"] = std::string(reduction);
@@ -129,9 +130,8 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
       hand_over(kLogvar, gradients[2]);
     }
     if (std::any_of(missing.begin(), missing.end(), [](bool wanted) { return wanted; })) {
-      auto [to_recon, to_target, to_mu, to_logvar, to_kl] =
-          ops::elbo_loss_backward(grad_loss, saved[kRecon], saved[kTarget], mu, logvar, kl, beta, beta_tensor,
-                                  recon_loss, reduction, missing);
+      auto [to_recon, to_target, to_mu, to_logvar, to_kl] = ops::elbo_loss_backward(
+          grad_loss, saved[kRecon], saved[kTarget], mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, missing);
       const std::array<Tensor, 5> computed = {to_recon, to_target, to_mu, to_logvar, to_kl};
       for (int i = 0; i < 5; ++i) {
         if (missing[i]) result[i] = computed[i];
@@ -161,8 +161,8 @@ std::tuple<Tensor, Tensor, Tensor> elbo_loss_autograd(const Tensor& recon, const
                                                       const OptionalTensor& kl, double beta,
                                                       const OptionalTensor& beta_tensor, std::string_view recon_loss,
                                                       std::string_view reduction) {
-  if (!records_graph({recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
-                      or_undefined(beta_tensor)})) {
+  if (!records_graph(
+          {recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl), or_undefined(beta_tensor)})) {
     BelowAutograd guard;
     return ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
   }

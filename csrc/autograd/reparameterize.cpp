@@ -35,10 +35,9 @@ std::tuple<Tensor, Tensor> differentiable_backward(const OptionalTensor& grad_z,
   return {grad_mu.to(logvar.scalar_type()), grad_logvar.to(logvar.scalar_type())};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor& grad_z,
-                                                            const OptionalTensor& grad_kl, const OptionalTensor& mu,
-                                                            const Tensor& logvar, const Tensor& key,
-                                                            std::optional<int64_t> num_samples,
+std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                                            const OptionalTensor& mu, const Tensor& logvar,
+                                                            const Tensor& key, std::optional<int64_t> num_samples,
                                                             std::array<bool, 2> output_mask) {
   if (!records_graph({or_undefined(grad_z), or_undefined(grad_kl), or_undefined(mu), logvar})) {
     BelowAutograd guard;
@@ -105,7 +104,8 @@ std::tuple<Tensor, Tensor> reparameterize_generator_autograd(const Tensor& mu, c
 }
 
 std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
-  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), std::optional<int64_t>(), true);
+  auto outputs =
+      Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), std::optional<int64_t>(), true);
   return {outputs[0], outputs[1]};
 }
 

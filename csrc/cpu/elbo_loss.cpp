@@ -44,9 +44,7 @@ struct Objective {
   int64_t plan_numel(const Tensor& term) const { return by_item() ? numel_per_item(term) : term.numel(); }
   double recon_divisor() const { return divisor(reduction, batch(), recon.numel()); }
   double kl_divisor() const { return divisor(reduction, batch(), mu.defined() ? mu.numel() : 0); }
-  at::ScalarType result_type() const {
-    return accumulation_type({&recon, &target, mu.defined() ? &mu : &kl});
-  }
+  at::ScalarType result_type() const { return accumulation_type({&recon, &target, mu.defined() ? &mu : &kl}); }
 };
 
 // Gradients of the objective, undefined where nobody asked.
@@ -71,11 +69,9 @@ ReconstructionParams reconstruction_params(const Objective& objective, const Gra
 
 KLDivergenceParams latent_params(const Objective& objective, const Gradients& grads, const Weight& weight) {
   KLDivergenceParams p{};
-  p.extent = bind_operands(objective.mu.sizes(), Order::kMemory,
-                           {{objective.mu, &p.mu},
-                            {objective.logvar, &p.logvar},
-                            {grads.mu, &p.grad_mu},
-                            {grads.logvar, &p.grad_logvar}});
+  p.extent = bind_operands(
+      objective.mu.sizes(), Order::kMemory,
+      {{objective.mu, &p.mu}, {objective.logvar, &p.logvar}, {grads.mu, &p.grad_mu}, {grads.logvar, &p.grad_logvar}});
   p.wide = objective.mu.scalar_type() == at::kDouble;
   p.streamed = static_cast<int64_t>(objective.mu.nbytes()) > kStreamedBytes;
   p.numel = objective.mu.numel();
@@ -128,9 +124,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Objective& objective, const Gra
   const auto total = [](const Partials& partials, const TilePlan& plan, int64_t item) {
     return sum_of(partials.data() + item * plan.pieces, plan.pieces);
   };
-  const auto given_kl = [&](int64_t item) {
-    return read_number(objective.kl, item * objective.kl.stride(0));
-  };
+  const auto given_kl = [&](int64_t item) { return read_number(objective.kl, item * objective.kl.stride(0)); };
   for (int64_t i = 0; i < loss.numel(); ++i) {
     double latent = 0.0;
     if (objective.mu.defined()) {

@@ -57,7 +57,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cpu(
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
   const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
   const int64_t batch = mu.size(0);
-  check_gradient("grad", grad, elementwise ? mu.sizes() : by_item ? mu.sizes().slice(0, 1) : at::IntArrayRef(),
+  check_gradient("grad", grad,
+                 elementwise ? mu.sizes()
+                 : by_item   ? mu.sizes().slice(0, 1)
+                             : at::IntArrayRef(),
                  mu.device());
   const std::array<Tensor, 4> inputs = {mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu)};
   std::array<Tensor, 4> grads;

@@ -30,7 +30,8 @@ size_t limit_from_environment() {
   if (text == nullptr || *text == '\0') return kDefaultLimitMiB << 20;
   char* end = nullptr;
   const long long mib = std::strtoll(text, &end, 10);
-  TORCH_CHECK_VALUE(*end == '\0' && mib >= 0, "VAE_FUSED_POOL_MIB must be a number of MiB, 0 or more, got '", text, "'");
+  TORCH_CHECK_VALUE(*end == '\0' && mib >= 0, "VAE_FUSED_POOL_MIB must be a number of MiB, 0 or more, got '", text,
+                    "'");
   return static_cast<size_t>(mib) << 20;
 }
 
@@ -92,7 +93,9 @@ class Pool final : public c10::Allocator {
   // The most recently used block that fits without wasting more than a quarter, if there is one.
   Block take(size_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto fits = [&](const Block& block) { return block.bytes >= bytes && block.bytes - bytes <= bytes / 4 + kHugePage; };
+    const auto fits = [&](const Block& block) {
+      return block.bytes >= bytes && block.bytes - bytes <= bytes / 4 + kHugePage;
+    };
     const auto found = std::find_if(free_.rbegin(), free_.rend(), fits);
     if (found == free_.rend()) return {nullptr, 0};
     const Block block = *found;

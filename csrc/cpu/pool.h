@@ -1,8 +1,8 @@
 // Where the large results of CPU operators live: memory that is used again, instead of new pages at every step.
 //
-// A fresh allocation of tens of megabytes is mapped by the system page by page at first touch, which costs more than the
-// arithmetic that fills it. Blocks that tensors give back are kept, least recently used first out, up to a limit in MiB:
-// VAE_FUSED_POOL_MIB, 256 by default, 0 to keep nothing. Smaller tensors come from torch's own allocator.
+// A fresh allocation of tens of megabytes is mapped by the system page by page at first touch, which costs more than
+// the arithmetic that fills it. Blocks that tensors give back are kept, least recently used first out, up to a limit in
+// MiB: VAE_FUSED_POOL_MIB, 256 by default, 0 to keep nothing. Smaller tensors come from torch's own allocator.
 #pragma once
 
 #include <c10/core/Allocator.h>

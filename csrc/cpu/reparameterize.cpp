@@ -63,9 +63,7 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
   }
 }
 
-Tensor empty_kl(const Tensor& mu) {
-  return allocate({mu.size(0)}, accumulation_type({&mu}));
-}
+Tensor empty_kl(const Tensor& mu) { return allocate({mu.size(0)}, accumulation_type({&mu})); }
 
 Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
                           std::optional<int64_t> num_samples) {

@@ -70,22 +70,27 @@ bool gradients_in_forward(const Tensor& recon, const Tensor& target, const Optio
 
 enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor };
 
+// The two terms of the loss, which are results but no outputs: autograd has nothing to know of them.
+struct DetachedTerms {
+  Tensor reconstruction, kl;
+};
+
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target,
+  static Tensor forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target,
                                const OptionalTensor& mu, const OptionalTensor& logvar, const OptionalTensor& kl,
                                const OptionalTensor& beta_tensor, double beta, std::string_view recon_loss,
-                               std::string_view reduction, bool with_gradients) {
-    Tensor loss, reconstruction, kl_term;
+                               std::string_view reduction, bool with_gradients, DetachedTerms* terms) {
+    Tensor loss;
     {
       BelowAutograd guard;
       if (with_gradients) {
         Tensor grad_recon, grad_mu, grad_logvar;
-        std::tie(loss, reconstruction, kl_term, grad_recon, grad_mu, grad_logvar) = ops::elbo_loss_with_gradients(
+        std::tie(loss, terms->reconstruction, terms->kl, grad_recon, grad_mu, grad_logvar) = ops::elbo_loss_with_gradients(
             recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
             {recon.requires_grad(), present(mu) && mu->requires_grad(), present(logvar) && logvar->requires_grad()});
         ctx->saved_data["gradients"] = std::vector<Tensor>{grad_recon, grad_mu, grad_logvar};
       } else {
-        std::tie(loss, reconstruction, kl_term) =
+        std::tie(loss, terms->reconstruction, terms->kl) =
             ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
       }
     }
@@ -94,13 +99,12 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     ctx->saved_data["beta"] = beta;
     ctx->saved_data["recon_loss"] = std::string(recon_loss);
     ctx->saved_data["reduction"] = std::string(reduction);
-    ctx->mark_non_differentiable({reconstruction, kl_term});
     ctx->set_materialize_grads(false);
-    return {loss, reconstruction, kl_term};
+    return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list result(10);
+    variable_list result(11);
     const Tensor& grad_loss = grads[0];
     if (!grad_loss.defined()) return result;
     const auto saved = ctx->get_saved_variables();
@@ -166,9 +170,10 @@ std::tuple<Tensor, Tensor, Tensor> elbo_loss_autograd(const Tensor& recon, const
     BelowAutograd guard;
     return ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
   }
-  auto outputs = ElboLoss::apply(recon, target, mu, logvar, kl, beta_tensor, beta, recon_loss, reduction,
-                                 gradients_in_forward(recon, target, mu, logvar, reduction));
-  return {outputs[0], outputs[1], outputs[2]};
+  DetachedTerms terms;
+  const Tensor loss = ElboLoss::apply(recon, target, mu, logvar, kl, beta_tensor, beta, recon_loss, reduction,
+                                      gradients_in_forward(recon, target, mu, logvar, reduction), &terms);
+  return {loss, terms.reconstruction, terms.kl};
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {

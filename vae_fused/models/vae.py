@@ -1,0 +1,275 @@
+"""The variational autoencoder: encoder, two Linear heads, fused sampling with KL, decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae_fused import _arguments as arguments
+from vae_fused import functional
+from vae_fused._terms import ELBOTerms
+
+__all__ = ["VAE", "VAEOutput"]
+
+
+class VAEOutput(NamedTuple):
+    """What one pass through a :class:`VAE` computes for a batch of ``B`` items.
+
+    Attributes:
+        recon: the decoder's output for ``z``.
+        mu: posterior mean, ``[B, latent_dim]``.
+        logvar: posterior log-variance, ``[B, latent_dim]``.
+        z: the latent that was decoded, ``[B, latent_dim]``: a sample, or ``mu``.
+        kl: KL of the posterior from the unit prior, ``[B]``, in nats; float32 (float64 for a float64 model).
+    """
+
+    recon: Tensor
+    mu: Tensor
+    logvar: Tensor
+    z: Tensor
+    kl: Tensor
+
+
+def _encoder_width(encoder: nn.Module) -> int | None:
+    # The last layer decides. A convolution's width depends on the size of its input, which is not known here.
+    for module in (encoder, *reversed(list(encoder.modules()))):
+        out_features = getattr(module, "out_features", None)
+        if isinstance(out_features, int):
+            return out_features
+        if isinstance(module, nn.modules.conv._ConvNd):
+            return None
+    return None
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+class VAE(nn.Module):
+    """A variational autoencoder with a diagonal Gaussian posterior and a unit Gaussian prior.
+
+    The encoder's output is flattened from dimension 1 and goes through two Linear heads, ``mu_head`` and
+    ``logvar_head``. Sampling and the KL are one fused operator, :func:`vae_fused.reparameterize_with_kl`.
+
+    Args:
+        encoder: maps a batch ``[B, ...]`` to features ``[B, ...]``.
+        decoder: maps latents ``[B, latent_dim]`` to reconstructions of the shape of the data.
+        latent_dim: number of latents of an item.
+        feature_dim: number of features of an item after flattening. By default the ``out_features`` of the encoder or
+            of its last layer. An encoder that ends in convolutions has none: its heads are ``nn.LazyLinear``, which
+            take their width from the first batch, so run one batch before counting parameters or compiling.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: ``latent_dim`` or ``feature_dim`` below 1.
+
+    Example:
+        >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 400), nn.ReLU())
+        >>> decoder = nn.Sequential(nn.Linear(20, 784), nn.Sigmoid(), nn.Unflatten(1, (1, 28, 28)))
+        >>> model = VAE(encoder, decoder, latent_dim=20)
+        >>> x = torch.rand(8, 1, 28, 28)
+        >>> model.loss(x).loss.backward()
+        >>> model.sample(4).shape
+        torch.Size([4, 1, 28, 28])
+
+    Source: Kingma and Welling 2013 (arXiv:1312.6114).
+    """
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, *, feature_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        for name, module in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+        _check_positive("latent_dim", latent_dim)
+        if feature_dim is not None:
+            _check_positive("feature_dim", feature_dim)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        width = _encoder_width(encoder) if feature_dim is None else feature_dim
+        self.mu_head: nn.Linear = nn.LazyLinear(latent_dim) if width is None else nn.Linear(width, latent_dim)
+        self.logvar_head: nn.Linear = nn.LazyLinear(latent_dim) if width is None else nn.Linear(width, latent_dim)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The posterior of a batch.
+
+        Args:
+            x: the data, ``[B, ...]``, in the dtype and on the device of the model.
+
+        Returns:
+            ``(mu, logvar)``, each ``[B, latent_dim]``.
+
+        Raises:
+            TypeError: ``x`` is not a floating tensor.
+            ValueError: ``x`` has no batch dimension, or the encoder gives another width than ``feature_dim``.
+
+        Example:
+            >>> mu, logvar = mlp_vae(64, latent_dim=8).encode(torch.rand(3, 64))
+        """
+        arguments.check_batched("x", x)
+        features = self.encoder(x).flatten(1)
+        expected = self.mu_head.in_features
+        if features.shape[1] != expected and not isinstance(self.mu_head, nn.LazyLinear):
+            raise ValueError(
+                f"feature_dim must be the width of the flattened encoder output, {features.shape[1]}, got {expected}"
+            )
+        return self.mu_head(features), self.logvar_head(features)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The decoder's output for latents ``z``, ``[B, latent_dim]``.
+
+        Raises:
+            TypeError: ``z`` is not a floating tensor.
+            ValueError: ``z`` is not ``[B, latent_dim]``.
+
+        Example:
+            >>> x_hat = mlp_vae(64, latent_dim=8).decode(torch.zeros(3, 8))
+        """
+        arguments.check_floating("z", z)
+        if z.dim() != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must have shape [batch, {self.latent_dim}], got {list(z.shape)}")
+        recon: Tensor = self.decoder(z)
+        return recon
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        sample: bool | None = None,
+        generator: torch.Generator | None = None,
+        key: Tensor | None = None,
+    ) -> VAEOutput:
+        """Encode, sample, decode.
+
+        Args:
+            x: the data, ``[B, ...]``.
+            sample: draw ``z`` from the posterior, or take its mean. By default as ``self.training``: a sample in
+                training mode, the mean after ``eval()``.
+            generator: where the noise comes from; by default the device's default generator.
+            key: the noise as a function of a uint64 key, ``(2,)``, or ``(B, 2)`` for one key per item; on the device of
+                the model, not together with ``generator``. See :func:`vae_fused.reparameterize`.
+
+        Returns:
+            A :class:`VAEOutput`.
+
+        Raises:
+            TypeError: an argument of a wrong type or dtype.
+            ValueError: an argument of a wrong shape or device, or both ``generator`` and ``key``.
+
+        Example:
+            >>> recon, mu, logvar, z, kl = mlp_vae(64, latent_dim=8)(torch.rand(3, 64))
+        """
+        mu, logvar = self.encode(x)
+        if self.training if sample is None else sample:
+            z, kl = functional.reparameterize_with_kl(mu, logvar, generator=generator, key=key)
+        else:
+            z, kl = mu, functional.kl_divergence(mu, logvar, reduction="sample")
+        return VAEOutput(self.decode(z), mu, logvar, z, kl)
+
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        beta: float | Tensor = 1.0,
+        recon_loss: str = "mse",
+        reduction: str = "batchmean",
+        sample: bool | None = None,
+        generator: torch.Generator | None = None,
+        key: Tensor | None = None,
+    ) -> ELBOTerms:
+        """The negative ELBO of a batch, ready for ``loss.backward()``.
+
+        Args:
+            x: the data, ``[B, ...]``, and the target of the reconstruction.
+            beta: weight of the KL, a float or a 0-dim tensor.
+            recon_loss: as for :func:`vae_fused.elbo_loss`.
+            reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
+            sample: as for :meth:`forward`.
+            generator: as for :meth:`forward`.
+            key: as for :meth:`forward`.
+
+        Returns:
+            An :class:`~vae_fused.ELBOTerms`: ``loss`` is differentiable, ``reconstruction`` and ``kl`` are detached.
+
+        Raises:
+            TypeError: an argument of a wrong type or dtype.
+            ValueError: an argument of a wrong shape, device or value, or a decoder whose output has not the shape of x.
+
+        Example:
+            >>> terms = mlp_vae(64, latent_dim=8).loss(torch.rand(3, 64), beta=0.5)
+            >>> terms.loss.backward()
+        """
+        out = self(x, sample=sample, generator=generator, key=key)
+        # The mean over latent elements needs their number, which the per-item KL no longer tells.
+        per_element = reduction == "mean"
+        return functional.elbo_loss(
+            out.recon,
+            x,
+            out.mu if per_element else None,
+            out.logvar if per_element else None,
+            kl=None if per_element else out.kl,
+            beta=beta,
+            recon_loss=recon_loss,
+            reduction=reduction,
+            return_terms=True,
+        )
+
+    @torch.no_grad()
+    def sample(self, n: int, key: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Draw from the model: latents from the prior, through the decoder, without gradients.
+
+        For gradients call :meth:`decode` on latents of your own.
+
+        Args:
+            n: how many.
+            key: uint64 key of the latents, ``(2,)``, or ``(n, 2)`` for one key per item: they are
+                ``standard_normal(key, (n, latent_dim))``, the same on every device.
+            generator: where the latents come from without a key; by default the device's default generator.
+
+        Returns:
+            ``n`` items of the decoder, in the dtype and on the device of the model.
+
+        Raises:
+            TypeError: an argument of a wrong type or dtype.
+            ValueError: ``n`` below 1, a key of another shape, or both ``key`` and ``generator``.
+
+        Example:
+            >>> x = mlp_vae((1, 8, 8), latent_dim=8).sample(16, key=torch.tensor([42, 0], dtype=torch.uint64))
+        """
+        _check_positive("n", n)
+        weight = self.mu_head.weight
+        arguments.check_noise_source(generator, key, weight.device)
+        size = (n, self.latent_dim)
+        if key is not None:
+            z = functional.standard_normal(key, size, dtype=weight.dtype, device=weight.device)
+        else:
+            z = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
+        return self.decode(z)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The posterior mean through the decoder, in training mode too, without gradients.
+
+        For gradients take ``model(x, sample=False).recon``.
+
+        Args:
+            x: the data, ``[B, ...]``.
+
+        Returns:
+            The reconstruction, of the shape of ``x``.
+
+        Raises:
+            TypeError: ``x`` is not a floating tensor.
+            ValueError: ``x`` has no batch dimension, or does not fit the encoder's width.
+
+        Example:
+            >>> x_hat = mlp_vae(64, latent_dim=8).reconstruct(torch.rand(3, 64))
+        """
+        return self.decode(self.encode(x)[0])

@@ -86,9 +86,10 @@ def test_a_run_writes_every_file_and_prints_the_held_out_figures(
 def test_the_checkpoint_is_the_model_of_the_last_row(finished_run: Path) -> None:
     row = json.loads((finished_run / "metrics.jsonl").read_text().splitlines()[-1])
     held_out = split_data(load_data("digits"), 0.1, 0).held_out
-    model = load_checkpoint(finished_run)
+    model = load_checkpoint(finished_run).train()
     figures = evaluate(model, held_out, Settings(data="digits", out=finished_run))
     assert figures == pytest.approx((row["held_out_loss"], row["held_out_reconstruction"], row["held_out_kl"]))
+    assert not model.training
 
 
 def test_the_convolutional_model_trains(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from vae_fused.models import VAE
 
 # Multiply-adds of a step, forward and backward: about a millisecond of one core. Below it a second thread saves
-# nothing, and on a busy machine every small operator of the step waits for it, which makes the run several times longer.
+# nothing, and on a busy machine every small operator of the step waits for it, so a run takes several times longer.
 _ONE_CORE_IS_ENOUGH = 5e7
 
 

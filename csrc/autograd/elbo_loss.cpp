@@ -8,6 +8,9 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 
+#include <algorithm>
+#include <array>
+
 namespace vae_fused {
 namespace {
 
@@ -88,7 +91,10 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
         std::tie(loss, terms->reconstruction, terms->kl, grad_recon, grad_mu, grad_logvar) = ops::elbo_loss_with_gradients(
             recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
             {recon.requires_grad(), present(mu) && mu->requires_grad(), present(logvar) && logvar->requires_grad()});
-        ctx->saved_data["gradients"] = std::vector<Tensor>{grad_recon, grad_mu, grad_logvar};
+        // One entry each: compiled autograd lifts single tensors out of saved_data, but not lists of them.
+        ctx->saved_data["grad_recon"] = grad_recon;
+        ctx->saved_data["grad_mu"] = grad_mu;
+        ctx->saved_data["grad_logvar"] = grad_logvar;
       } else {
         std::tie(loss, terms->reconstruction, terms->kl) =
             ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
@@ -116,11 +122,14 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     std::array<bool, 5> missing;
     for (int i = 0; i < 5; ++i) missing[i] = needs_gradient(ctx, saved, i);
 
-    const auto buffers = ctx->saved_data.find("gradients");
-    if (buffers != ctx->saved_data.end() && !at::GradMode::is_enabled()) {
+    if (ctx->saved_data.count("grad_recon") != 0 && !at::GradMode::is_enabled()) {
       // Given away once: a second backward computes them again, because the first owner may have added into them.
-      const std::vector<Tensor> gradients = buffers->second.toTensorVector();
-      ctx->saved_data.erase(buffers);
+      const auto take = [&](const char* name) {
+        const Tensor gradient = ctx->saved_data[name].toTensor();
+        ctx->saved_data.erase(name);
+        return gradient;
+      };
+      const std::array<Tensor, 3> gradients = {take("grad_recon"), take("grad_mu"), take("grad_logvar")};
       ops::elbo_loss_backward_(grad_loss, saved[kRecon], saved[kTarget], mu, logvar, kl, beta, beta_tensor, recon_loss,
                                reduction, or_none(gradients[0]), or_none(gradients[1]), or_none(gradients[2]));
       const auto hand_over = [&](Input input, const Tensor& gradient) {

@@ -126,8 +126,7 @@ void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const
                       mu->size(0));
     return;
   }
-  TORCH_CHECK_VALUE(!present(mu) && !present(logvar),
-                    "kl replaces mu and logvar: give kl, or mu and logvar, got both");
+  TORCH_CHECK_VALUE(!present(mu) && !present(logvar), "kl replaces mu and logvar: give kl, or mu and logvar, got both");
   check_floating("kl", *kl);
   TORCH_CHECK_VALUE(reduction != Reduction::kMean,
                     "kl cannot be given with reduction='mean': the number of latent elements is unknown; give mu and "

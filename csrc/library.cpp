@@ -1,12 +1,13 @@
 // The operators: their schemas and tags, once; and the Python module that loads them.
 //
-// A key is a uint64 tensor (seed, offset), [2], or [B, 2] for one per batch item. An operator that takes a key is a pure
-// function; its `generator` overload draws a key first and returns it, and is the only one that is random.
-// A gradient that output_mask does not ask for comes back undefined (None).
+// A key is a uint64 tensor (seed, offset), [2], or [B, 2] for one per batch item. An operator that takes a key is a
+// pure function; its `generator` overload draws a key first and returns it, and is the only one that is random. A
+// gradient that output_mask does not ask for comes back undefined (None).
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 
 #include "cpu/kernels/kernel_table.h"
+#include "cpu/pool.h"
 
 TORCH_LIBRARY(vae_fused, m) {
   const std::vector<at::Tag> pure = {at::Tag::pt2_compliant_tag};
@@ -15,41 +16,59 @@ TORCH_LIBRARY(vae_fused, m) {
   m.def("standard_normal(Tensor key, SymInt[] size, *, ScalarType dtype) -> Tensor", pure);
 
   m.def("reparameterize(Tensor mu, Tensor logvar, Tensor key, *, int? num_samples=None) -> Tensor", pure);
-  m.def("reparameterize.generator(Tensor mu, Tensor logvar, *, Generator? generator=None, int? num_samples=None)"
-        " -> (Tensor z, Tensor key)", random);
+  m.def(
+      "reparameterize.generator(Tensor mu, Tensor logvar, *, Generator? generator=None, int? num_samples=None)"
+      " -> (Tensor z, Tensor key)",
+      random);
   m.def("reparameterize_with_kl(Tensor mu, Tensor logvar, Tensor key) -> (Tensor z, Tensor kl)", pure);
-  m.def("reparameterize_with_kl.generator(Tensor mu, Tensor logvar, *, Generator? generator=None)"
-        " -> (Tensor z, Tensor kl, Tensor key)", random);
+  m.def(
+      "reparameterize_with_kl.generator(Tensor mu, Tensor logvar, *, Generator? generator=None)"
+      " -> (Tensor z, Tensor kl, Tensor key)",
+      random);
   // The backward of all four: mu is only needed where the KL has a gradient.
-  m.def("reparameterize_backward(Tensor? grad_z, Tensor? grad_kl, Tensor? mu, Tensor logvar, Tensor key,"
-        " int? num_samples, bool[2] output_mask) -> (Tensor grad_mu, Tensor grad_logvar)", pure);
+  m.def(
+      "reparameterize_backward(Tensor? grad_z, Tensor? grad_kl, Tensor? mu, Tensor logvar, Tensor key,"
+      " int? num_samples, bool[2] output_mask) -> (Tensor grad_mu, Tensor grad_logvar)",
+      pure);
 
   m.def("kl_divergence(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str reduction) -> Tensor",
         pure);
-  m.def("kl_divergence_backward(Tensor grad, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar,"
-        " str reduction, bool[4] output_mask)"
-        " -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)", pure);
+  m.def(
+      "kl_divergence_backward(Tensor grad, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar,"
+      " str reduction, bool[4] output_mask)"
+      " -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)",
+      pure);
 
   // beta_tensor, where given, takes the place of beta and is read when the kernel runs.
-  m.def("elbo_loss(Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta,"
-        " Tensor? beta_tensor, str recon_loss, str reduction)"
-        " -> (Tensor loss, Tensor reconstruction, Tensor kl)", pure);
+  m.def(
+      "elbo_loss(Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta,"
+      " Tensor? beta_tensor, str recon_loss, str reduction)"
+      " -> (Tensor loss, Tensor reconstruction, Tensor kl)",
+      pure);
   // One pass: the gradients are those of an incoming gradient of 1.
-  m.def("elbo_loss_with_gradients(Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta,"
-        " Tensor? beta_tensor, str recon_loss, str reduction, bool[3] output_mask)"
-        " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu, Tensor grad_logvar)",
-        pure);
-  m.def("elbo_loss_backward(Tensor grad_loss, Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl,"
-        " float beta, Tensor? beta_tensor, str recon_loss, str reduction, bool[5] output_mask)"
-        " -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl)", pure);
+  m.def(
+      "elbo_loss_with_gradients(Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta,"
+      " Tensor? beta_tensor, str recon_loss, str reduction, bool[3] output_mask)"
+      " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu, Tensor grad_logvar)",
+      pure);
+  m.def(
+      "elbo_loss_backward(Tensor grad_loss, Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl,"
+      " float beta, Tensor? beta_tensor, str recon_loss, str reduction, bool[5] output_mask)"
+      " -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl)",
+      pure);
   // Makes gradients of an incoming gradient of 1 those of grad_loss; where that is 1 it only reads it.
-  m.def("elbo_loss_backward_(Tensor grad_loss, Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl,"
-        " float beta, Tensor? beta_tensor, str recon_loss, str reduction, Tensor(a!)? grad_recon,"
-        " Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar) -> ()", pure);
+  m.def(
+      "elbo_loss_backward_(Tensor grad_loss, Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl,"
+      " float beta, Tensor? beta_tensor, str recon_loss, str reduction, Tensor(a!)? grad_recon,"
+      " Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar) -> ()",
+      pure);
 }
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Loads the vae_fused operators into torch.ops.vae_fused.";
-  m.def("cpu_capability", [] { return vae_fused::kernels().capability; },
-        "The instruction set of the CPU kernels in use: avx512, avx2 or baseline.");
+  m.def(
+      "cpu_capability", [] { return vae_fused::kernels().capability; },
+      "The instruction set of the CPU kernels in use: avx512, avx2 or baseline.");
+  m.def("pooled_bytes", &vae_fused::pooled_bytes, "Bytes of CPU memory kept for later results.");
+  m.def("release_pool", &vae_fused::release_pool, "Frees them; returns how many there were.");
 }

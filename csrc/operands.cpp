@@ -23,8 +23,7 @@ namespace {
 // The event dimensions in the order in which the first tensor lies in memory.
 void sort_event_dimensions(const Tensor& tensor, std::vector<int64_t>& dims) {
   const auto events = dims.empty() || dims[0] != 0 ? dims.begin() : dims.begin() + 1;
-  std::stable_sort(events, dims.end(),
-                   [&](int64_t a, int64_t b) { return tensor.stride(a) > tensor.stride(b); });
+  std::stable_sort(events, dims.end(), [&](int64_t a, int64_t b) { return tensor.stride(a) > tensor.stride(b); });
 }
 
 bool steps_alike(std::initializer_list<Binding> bindings, int64_t outer, int64_t inner, int64_t inner_size) {

@@ -16,8 +16,8 @@ Tensor standard_normal(const Tensor& key, c10::SymIntArrayRef size, at::ScalarTy
 }
 
 Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples) {
-  static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&, std::optional<int64_t>)>(
-      "vae_fused::reparameterize");
+  static const auto op =
+      find<Tensor(const Tensor&, const Tensor&, const Tensor&, std::optional<int64_t>)>("vae_fused::reparameterize");
   return op.call(mu, logvar, key, num_samples);
 }
 
@@ -57,8 +57,9 @@ std::tuple<Tensor, Tensor> reparameterize_backward(const OptionalTensor& grad_z,
 
 Tensor kl_divergence(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
                      const OptionalTensor& prior_logvar, std::string_view reduction) {
-  static const auto op = find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                     std::string_view)>("vae_fused::kl_divergence");
+  static const auto op =
+      find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, std::string_view)>(
+          "vae_fused::kl_divergence");
   return op.call(mu, logvar, prior_mu, prior_logvar, reduction);
 }
 
@@ -67,10 +68,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& 
                                                                   const OptionalTensor& prior_logvar,
                                                                   std::string_view reduction,
                                                                   std::array<bool, 4> output_mask) {
-  static const auto op =
-      find<std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
-                                                      const OptionalTensor&, const OptionalTensor&, std::string_view,
-                                                      std::array<bool, 4>)>("vae_fused::kl_divergence_backward");
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, std::string_view,
+      std::array<bool, 4>)>("vae_fused::kl_divergence_backward");
   return op.call(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask);
 }
 
@@ -111,10 +111,10 @@ void elbo_loss_backward_(const Tensor& grad_loss, const Tensor& recon, const Ten
                          const OptionalTensor& beta_tensor, std::string_view recon_loss, std::string_view reduction,
                          const OptionalTensor& grad_recon, const OptionalTensor& grad_mu,
                          const OptionalTensor& grad_logvar) {
-  static const auto op = find<void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
-                                   const OptionalTensor&, const OptionalTensor&, double, const OptionalTensor&,
-                                   std::string_view, std::string_view, const OptionalTensor&, const OptionalTensor&,
-                                   const OptionalTensor&)>("vae_fused::elbo_loss_backward_");
+  static const auto op =
+      find<void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                const OptionalTensor&, double, const OptionalTensor&, std::string_view, std::string_view,
+                const OptionalTensor&, const OptionalTensor&, const OptionalTensor&)>("vae_fused::elbo_loss_backward_");
   op.call(grad_loss, recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, grad_recon, grad_mu,
           grad_logvar);
 }

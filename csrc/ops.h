@@ -25,8 +25,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, cons
                                                           const std::optional<at::Generator>& generator);
 std::tuple<Tensor, Tensor> reparameterize_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
                                                    const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
-                                                   std::optional<int64_t> num_samples,
-                                                   std::array<bool, 2> output_mask);
+                                                   std::optional<int64_t> num_samples, std::array<bool, 2> output_mask);
 
 Tensor kl_divergence(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
                      const OptionalTensor& prior_logvar, std::string_view reduction);

@@ -1,7 +1,7 @@
 """Fused kernels for variational autoencoders: the reparameterized sample, and reconstruction + KL, in one pass each."""
 
 from vae_fused import reference
-from vae_fused._library import build_info
+from vae_fused._library import build_info, release_cpu_pool
 from vae_fused._terms import ELBOTerms
 from vae_fused._version import __version__
 from vae_fused.functional import (
@@ -26,6 +26,7 @@ __all__ = [
     "kl_divergence",
     "mlp_vae",
     "reference",
+    "release_cpu_pool",
     "reparameterize",
     "reparameterize_with_kl",
     "standard_normal",

@@ -69,9 +69,7 @@ def check_prior(name: str, prior: Tensor | None, mu: Tensor) -> None:
         raise TypeError(f"{name} must have the dtype of mu, {mu.dtype}, got {prior.dtype}")
     _check_same_device(name, prior, "mu", mu)
     offset = mu.dim() - prior.dim()
-    fits = offset >= 0 and all(
-        size == 1 or size == mu.shape[offset + dim] for dim, size in enumerate(prior.shape)
-    )
+    fits = offset >= 0 and all(size == 1 or size == mu.shape[offset + dim] for dim, size in enumerate(prior.shape))
     if not fits:
         raise ValueError(f"{name} must be broadcastable to the shape of mu, {_shape(mu)}, got {_shape(prior)}")
 
@@ -143,9 +141,7 @@ def check_reconstruction(recon: Tensor, target: Tensor) -> None:
     _check_same_device("target", target, "recon", recon)
 
 
-def check_kl_source(
-    recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl: Tensor | None, reduction: str
-) -> None:
+def check_kl_source(recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl: Tensor | None, reduction: str) -> None:
     """Raise unless the KL comes from exactly one place: from mu and logvar, or from the per-item ``kl``."""
     if kl is None:
         if mu is None or logvar is None:

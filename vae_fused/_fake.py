@@ -6,7 +6,8 @@ Each function mirrors the allocation in ``csrc``, and makes the same checks as t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,7 +177,7 @@ def _elbo_loss_backward_(
     return None
 
 
-_FAKES = {
+_FAKES: dict[str, Callable[..., Any]] = {
     "standard_normal": _standard_normal,
     "reparameterize": _reparameterize,
     "reparameterize.generator": _reparameterize_generator,

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from vae_fused import _build
+from vae_fused._transforms import inside_transform
 
 _KERNEL_DEVICES: tuple[str, ...] = ()
 _extension: Any = None
 
 if _build.stamp is not None and _build.stamp.extension:
     _build.check_running_torch(_build.stamp)
-    from vae_fused import _C as _extension  # type: ignore[no-redef]
+    from vae_fused import _C as _extension
     from vae_fused import _fake
 
     _fake.register()
@@ -30,7 +31,7 @@ def takes_kernels(tensor: Tensor) -> bool:
     The transforms of ``torch.func`` do not compose with C++ autograd Functions, so inside one the reference, which is
     made of differentiable PyTorch operators, takes over.
     """
-    return tensor.device.type in _KERNEL_DEVICES and torch._C._functorch.peek_interpreter_stack() is None
+    return tensor.device.type in _KERNEL_DEVICES and not inside_transform()
 
 
 def build_info() -> dict[str, Any]:
@@ -46,3 +47,20 @@ def build_info() -> dict[str, Any]:
         'avx512'
     """
     return _build.describe(_extension)
+
+
+def release_cpu_pool() -> int:
+    """Give the memory that is kept for later results of CPU operators back to the system.
+
+    Large results of CPU operators (1 MiB and more) use memory again that earlier ones have given up, because mapping
+    fresh pages costs more than the arithmetic. The environment variable ``VAE_FUSED_POOL_MIB`` limits what is kept,
+    in MiB: 256 by default, 0 keeps nothing. Memory that belongs to a tensor is never touched.
+
+    Returns:
+        The number of bytes released.
+
+    Example:
+        >>> release_cpu_pool()  # doctest: +SKIP
+        52428800
+    """
+    return _extension.release_pool() if _extension is not None else 0

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vae_fused._transforms import inside_transform
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -70,18 +72,20 @@ def normals(key: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     block = torch.arange((count + lanes - 1) // lanes, dtype=torch.int64, device=key.device)
     word0, word1, word2, word3 = philox_words(offset + block, seed)
     if dtype == torch.float64:
-        pairs = _box_muller(_uniform64(word0, word1), _uniform64(word2, word3))
+        lane_values = [*_box_muller(_uniform64(word0, word1), _uniform64(word2, word3))]
     else:
-        pairs = (
-            *_box_muller(_uniform32(word0), _uniform32(word1)),
-            *_box_muller(_uniform32(word2), _uniform32(word3)),
-        )
-    return torch.stack(pairs, dim=-1).flatten(-2)[..., :count]
+        front = _box_muller(_uniform32(word0), _uniform32(word1))
+        lane_values = [*front, *_box_muller(_uniform32(word2), _uniform32(word3))]
+    return torch.stack(lane_values, dim=-1).flatten(-2)[..., :count]
 
 
 def draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:
     """A fresh key (seed, 0) from the generator: on a CPU one 64-bit draw, exactly as the CPU kernels take it."""
-    seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+    if inside_transform():
+        # vmap knows randint: one value for all or one for each, as its randomness= says.
+        seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=device, generator=generator)
+    else:
+        seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
     return torch.cat([seed, torch.zeros_like(seed)]).view(torch.uint64)
 
 

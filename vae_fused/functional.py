@@ -111,8 +111,8 @@ def reparameterize_with_kl(
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the posterior and score it against the unit prior in one pass over ``mu`` and ``logvar``.
 
-    Equal to ``reparameterize(mu, logvar)`` and ``kl_divergence(mu, logvar, reduction="sample")`` with the same noise, at
-    the memory traffic of the first; both gradient paths meet in one backward kernel.
+    Equal to ``reparameterize(mu, logvar)`` and ``kl_divergence(mu, logvar, reduction="sample")`` with the same noise,
+    at the memory traffic of the first; both gradient paths meet in one backward kernel.
 
     Args:
         mu: posterior mean, ``[B, ...]``; float16, bfloat16, float32 or float64, any strides.
@@ -121,7 +121,7 @@ def reparameterize_with_kl(
         key: as for :func:`reparameterize`.
 
     Returns:
-        ``(z, kl)``: z as ``mu``; kl in nats, ``[B]``, float32 (float64 for float64), ready for ``elbo_loss(..., kl=kl)``.
+        ``(z, kl)``: z as ``mu``; kl in nats, ``[B]``, float32 (float64 for float64), for ``elbo_loss(..., kl=kl)``.
 
     Raises:
         TypeError: an argument of a wrong type or dtype.
@@ -241,8 +241,8 @@ def elbo_loss(
 ) -> Tensor | ELBOTerms:
     r"""The negative ELBO, reconstruction + beta * KL, in nats: one pass that also computes the gradients.
 
-    :math:`\sum (x - \hat x)^2 + \beta\,\tfrac12 \sum (\mu^2 + \sigma^2 - 1 - \log\sigma^2)`. The squared error is summed
-    without a factor ½. Sums are bitwise the same from run to run and on any number of threads.
+    :math:`\sum (x - \hat x)^2 + \beta\,\tfrac12 \sum (\mu^2 + \sigma^2 - 1 - \log\sigma^2)`. The squared error is
+    summed without a factor ½. Sums are bitwise the same from run to run and on any number of threads.
 
     Args:
         recon: the reconstruction, ``[B, ...]``; float16, bfloat16, float32 or float64, any strides.

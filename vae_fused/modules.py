@@ -33,18 +33,26 @@ class FusedELBOLoss(nn.Module):
         tensor(3.)
     """
 
-    beta: float | Tensor
-
-    def __init__(
-        self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean"
-    ) -> None:
+    def __init__(self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean") -> None:
         super().__init__()
         arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
         arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
-        arguments.check_beta(beta, torch.empty(0) if not isinstance(beta, Tensor) else beta)
         self.beta = beta
         self.recon_loss = recon_loss
         self.reduction = reduction
+
+    @property
+    def beta(self) -> float | Tensor:
+        """Weight of the KL: the float that was set, or the tensor."""
+        return self._beta.item() if self._beta_is_float else self._beta
+
+    @beta.setter
+    def beta(self, value: float | Tensor) -> None:
+        arguments.check_beta(value, value if isinstance(value, Tensor) else torch.empty(0))
+        # A tensor either way, read when the kernel runs: setting it does not recompile a compiled step. float64, and no
+        # buffer, so that neither rounding nor module.half() changes the number.
+        self._beta_is_float = not isinstance(value, Tensor)
+        self._beta = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
 
     @overload
     def forward(
@@ -85,11 +93,12 @@ class FusedELBOLoss(nn.Module):
             mu,
             logvar,
             kl=kl,
-            beta=self.beta,
+            beta=self._beta,
             recon_loss=self.recon_loss,
             reduction=self.reduction,
             return_terms=return_terms,
         )
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"

@@ -1,12 +1,12 @@
 // What the autograd kernels share.
 //
-// Every operator has a kernel on the Autograd key. Its Function calls the same operator below autograd, and its backward
-// calls the backward operator through the dispatcher, so that a gradient that is itself differentiated is either built
-// from differentiable ATen operators or, in the usual case, one fused kernel.
+// Every operator has a kernel on the Autograd key. Its Function calls the same operator below autograd, and its
+// backward calls the backward operator through the dispatcher, so that a gradient that is itself differentiated is
+// either built from differentiable ATen operators or, in the usual case, one fused kernel.
 #pragma once
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -26,9 +26,7 @@ using BelowAutograd = at::AutoDispatchBelowADInplaceOrView;
 
 inline Tensor or_undefined(const OptionalTensor& tensor) { return tensor.value_or(Tensor()); }
 
-inline OptionalTensor or_none(const Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
+inline OptionalTensor or_none(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
 // Whether autograd has to record what is computed from these tensors.
 inline bool records_graph(std::initializer_list<Tensor> inputs) {
@@ -39,8 +37,8 @@ inline bool records_graph(std::initializer_list<Tensor> inputs) {
   return false;
 }
 
-// Whether input i of a Function needs its gradient, where saved holds the tensor inputs in order. An absent optional input
-// has no edge, so the edges are those of the present ones.
+// Whether input i of a Function needs its gradient, where saved holds the tensor inputs in order. An absent optional
+// input has no edge, so the edges are those of the present ones.
 inline bool needs_gradient(AutogradContext* ctx, const variable_list& saved, size_t input) {
   if (!saved[input].defined()) return false;
   size_t edge = 0;

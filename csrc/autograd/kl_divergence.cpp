@@ -62,10 +62,10 @@ struct KLDivergence : torch::autograd::Function<KLDivergence> {
     const auto saved = ctx->get_saved_variables();
     const std::string reduction = ctx->saved_data["reduction"].toStringRef();
     variable_list result(5);
-    std::tie(result[0], result[1], result[2], result[3]) = ops::kl_divergence_backward(
-        grads[0], saved[0], saved[1], or_none(saved[2]), or_none(saved[3]), reduction,
-        {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1), needs_gradient(ctx, saved, 2),
-         needs_gradient(ctx, saved, 3)});
+    std::tie(result[0], result[1], result[2], result[3]) =
+        ops::kl_divergence_backward(grads[0], saved[0], saved[1], or_none(saved[2]), or_none(saved[3]), reduction,
+                                    {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1),
+                                     needs_gradient(ctx, saved, 2), needs_gradient(ctx, saved, 3)});
     return result;
   }
 };

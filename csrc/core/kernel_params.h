@@ -52,15 +52,15 @@ struct StandardNormalParams {
 struct ReparameterizeParams {
   NoiseKey key;
   Extent extent;        // of mu: [N]
-  bool wide;      // arithmetic in float64
-  bool streamed;  // CPU: outputs larger than the caches, written past them
+  bool wide;            // arithmetic in float64
+  bool streamed;        // CPU: outputs larger than the caches, written past them
   int64_t numel;        // N
   int64_t item_numel;   // E
   int64_t num_samples;  // K
   Operand mu, logvar;
-  Operand z;                // one sample of it; sample k lies sample_stride further
-  int64_t sample_stride;    // elements of z
-  double* kl_partials;      // [B, pieces], or null: no KL
+  Operand z;              // one sample of it; sample k lies sample_stride further
+  int64_t sample_stride;  // elements of z
+  double* kl_partials;    // [B, pieces], or null: no KL
 };
 
 // From grad_z [K, N] and the gradient of the KL [B]: the gradients to mu and logvar.
@@ -89,8 +89,8 @@ struct KLDivergenceParams {
   int64_t numel;
   int64_t item_numel;
   Operand mu, logvar, prior_mu, prior_logvar;
-  Operand elements;     // the elementwise divergence, or absent
-  double* partials;     // [B, pieces] or [pieces], or null
+  Operand elements;       // the elementwise divergence, or absent
+  double* partials;       // [B, pieces] or [pieces], or null
   Operand grad_elements;  // incoming elementwise gradient, or absent
   Weight weight;          // incoming gradient otherwise
   Operand grad_mu, grad_logvar, grad_prior_mu, grad_prior_logvar;

@@ -122,9 +122,7 @@ __device__ __forceinline__ float clamp(float x, float low, float high) {
 }
 __device__ __forceinline__ float minimum(float x, float high) { return x > high ? high : x; }
 __device__ __forceinline__ float round_to_nearest(float x) { return rintf(x); }
-__device__ __forceinline__ float power_of_two(float k) {
-  return __int_as_float((static_cast<int>(k) + 127) << 23);
-}
+__device__ __forceinline__ float power_of_two(float k) { return __int_as_float((static_cast<int>(k) + 127) << 23); }
 __device__ __forceinline__ float square_root(float x) { return __fsqrt_rn(x); }
 __device__ __forceinline__ void split_exponent(float x, float& mantissa, float& exponent) {
   const int bits = __float_as_int(x);

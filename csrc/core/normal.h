@@ -14,10 +14,9 @@ namespace vae_fused {
 
 constexpr double kTwoPi = 6.283185307179586;
 
-// The word is rounded to float before the half step is added, as in PyTorch's generator and cuRAND; 1 is reached, 0 not.
-VAE_FUSED_HOST_DEVICE float uniform_from_word(uint32_t word) {
-  return static_cast<float>(word) * 0x1p-32f + 0x1p-33f;
-}
+// The word is rounded to float before the half step is added, as in PyTorch's generator and cuRAND; 1 is reached, 0
+// not.
+VAE_FUSED_HOST_DEVICE float uniform_from_word(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 0x1p-33f; }
 
 VAE_FUSED_HOST_DEVICE double uniform_from_words(uint32_t high, uint32_t low) {
   return static_cast<double>((static_cast<uint64_t>(high) << 32) | low) * 0x1p-64 + 0x1p-65;
@@ -58,8 +57,8 @@ VAE_FUSED_HOST_DEVICE NormalBlock<T> normals_of_block(const PhiloxBlock& block);
 
 template <>
 VAE_FUSED_HOST_DEVICE NormalBlock<double> normals_of_block<double>(const PhiloxBlock& block) {
-  const auto pair = box_muller(uniform_from_words(block.word[0], block.word[1]),
-                               uniform_from_words(block.word[2], block.word[3]));
+  const auto pair =
+      box_muller(uniform_from_words(block.word[0], block.word[1]), uniform_from_words(block.word[2], block.word[3]));
   return {{pair.first, pair.second}};
 }
 

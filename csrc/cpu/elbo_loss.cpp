@@ -1,8 +1,7 @@
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "checks.h"
+#include "cpu/allocate.h"
 #include "cpu/parallel.h"
 #include "cpu/scalar_access.h"
 #include "operands.h"
@@ -45,9 +44,7 @@ struct Objective {
   int64_t plan_numel(const Tensor& term) const { return by_item() ? numel_per_item(term) : term.numel(); }
   double recon_divisor() const { return divisor(reduction, batch(), recon.numel()); }
   double kl_divisor() const { return divisor(reduction, batch(), mu.defined() ? mu.numel() : 0); }
-  at::ScalarType result_type() const {
-    return accumulation_type({&recon, &target, mu.defined() ? &mu : &kl});
-  }
+  at::ScalarType result_type() const { return accumulation_type({&recon, &target, mu.defined() ? &mu : &kl}); }
 };
 
 // Gradients of the objective, undefined where nobody asked.
@@ -72,11 +69,9 @@ ReconstructionParams reconstruction_params(const Objective& objective, const Gra
 
 KLDivergenceParams latent_params(const Objective& objective, const Gradients& grads, const Weight& weight) {
   KLDivergenceParams p{};
-  p.extent = bind_operands(objective.mu.sizes(), Order::kMemory,
-                           {{objective.mu, &p.mu},
-                            {objective.logvar, &p.logvar},
-                            {grads.mu, &p.grad_mu},
-                            {grads.logvar, &p.grad_logvar}});
+  p.extent = bind_operands(
+      objective.mu.sizes(), Order::kMemory,
+      {{objective.mu, &p.mu}, {objective.logvar, &p.logvar}, {grads.mu, &p.grad_mu}, {grads.logvar, &p.grad_logvar}});
   p.wide = objective.mu.scalar_type() == at::kDouble;
   p.streamed = static_cast<int64_t>(objective.mu.nbytes()) > kStreamedBytes;
   p.numel = objective.mu.numel();
@@ -114,10 +109,8 @@ struct Terms {
 
 // Loss and terms; and the gradients of the loss that have a buffer, for an incoming gradient of 1.
 std::tuple<Tensor, Tensor, Tensor> forward(const Objective& objective, const Gradients& grads) {
-  const auto options = objective.recon.options().dtype(objective.result_type());
-  const auto result = [&] {
-    return objective.by_item() ? at::empty({objective.batch()}, options) : at::empty({}, options);
-  };
+  const auto dtype = objective.result_type();
+  const auto result = [&] { return objective.by_item() ? allocate({objective.batch()}, dtype) : allocate({}, dtype); };
   Tensor loss = result(), reconstruction = result(), kl = result();
 
   Terms terms(objective, grads, Weight{nullptr, ElementType::kDouble, 0, 1.0 / objective.recon_divisor()},
@@ -131,9 +124,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Objective& objective, const Gra
   const auto total = [](const Partials& partials, const TilePlan& plan, int64_t item) {
     return sum_of(partials.data() + item * plan.pieces, plan.pieces);
   };
-  const auto given_kl = [&](int64_t item) {
-    return read_number(objective.kl, item * objective.kl.stride(0));
-  };
+  const auto given_kl = [&](int64_t item) { return read_number(objective.kl, item * objective.kl.stride(0)); };
   for (int64_t i = 0; i < loss.numel(); ++i) {
     double latent = 0.0;
     if (objective.mu.defined()) {
@@ -165,7 +156,7 @@ void check_grad_loss(const Objective& objective, const Tensor& grad_loss) {
 }
 
 Tensor like_if(bool wanted, const Tensor& tensor) {
-  return wanted && tensor.defined() ? at::empty_like(tensor) : Tensor();
+  return wanted && tensor.defined() ? allocate_like(tensor) : Tensor();
 }
 
 std::tuple<Tensor, Tensor, Tensor> elbo_loss_cpu(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
@@ -202,7 +193,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_cpu(
     const double scale = objective.beta / objective.kl_divisor();
     for (int64_t item = 0; item < objective.batch(); ++item) {
       const int64_t at = objective.by_item() ? item * grad_loss.stride(0) : 0;
-      grad_kl[item].fill_(read_number(grad_loss, at) * scale);
+      write_number(grad_kl, item * grad_kl.stride(0), read_number(grad_loss, at) * scale);
     }
   }
   return {grads.recon, grads.target, grads.mu, grads.logvar, grad_kl};

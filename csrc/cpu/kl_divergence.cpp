@@ -1,9 +1,9 @@
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "checks.h"
+#include "cpu/allocate.h"
 #include "cpu/parallel.h"
+#include "cpu/scalar_access.h"
 #include "operands.h"
 #include "reduction.h"
 #include "sampling.h"
@@ -21,9 +21,9 @@ Tensor kl_divergence_cpu(const Tensor& mu, const Tensor& logvar, const std::opti
   check_prior("prior_mu", prior_mu, mu);
   check_prior("prior_logvar", prior_logvar, mu);
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  const auto options = mu.options().dtype(accumulation_type({&mu}));
+  const auto dtype = accumulation_type({&mu});
   const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
-  Tensor out = elementwise ? at::empty_like(mu, options) : by_item ? at::empty({mu.size(0)}, options) : at::empty({}, options);
+  Tensor out = elementwise ? allocate_like(mu, dtype) : by_item ? allocate({mu.size(0)}, dtype) : allocate({}, dtype);
 
   KLDivergenceParams p{};
   const Tensor prior_mean = expanded(prior_mu, mu), prior_logvariance = expanded(prior_logvar, mu);
@@ -43,12 +43,7 @@ Tensor kl_divergence_cpu(const Tensor& mu, const Tensor& logvar, const std::opti
   if (elementwise) return out;
   const double scale = divisor(reduction, mu.size(0), mu.numel());
   for (int64_t i = 0; i < out.numel(); ++i) {
-    const double total = sum_of(partials.data() + i * plan.pieces, plan.pieces) / scale;
-    if (p.wide) {
-      out.mutable_data_ptr<double>()[i] = total;
-    } else {
-      out.mutable_data_ptr<float>()[i] = static_cast<float>(total);
-    }
+    write_number(out, i, sum_of(partials.data() + i * plan.pieces, plan.pieces) / scale);
   }
   return out;
 }
@@ -62,12 +57,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cpu(
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
   const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
   const int64_t batch = mu.size(0);
-  check_gradient("grad", grad, elementwise ? mu.sizes() : by_item ? mu.sizes().slice(0, 1) : at::IntArrayRef(),
+  check_gradient("grad", grad,
+                 elementwise ? mu.sizes()
+                 : by_item   ? mu.sizes().slice(0, 1)
+                             : at::IntArrayRef(),
                  mu.device());
   const std::array<Tensor, 4> inputs = {mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu)};
   std::array<Tensor, 4> grads;
   for (size_t i = 0; i < grads.size(); ++i) {
-    if (output_mask[i] && inputs[i].defined()) grads[i] = at::empty_like(mu);
+    if (output_mask[i] && inputs[i].defined()) grads[i] = allocate_like(mu);
   }
   if (mu.numel() > 0) {
     KLDivergenceParams p{};

@@ -1,12 +1,12 @@
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <mutex>
 
 #include "checks.h"
+#include "cpu/allocate.h"
 #include "cpu/parallel.h"
+#include "cpu/scalar_access.h"
 #include "operands.h"
 #include "sampling.h"
 
@@ -15,7 +15,7 @@ namespace {
 
 // One 64-bit draw is the seed; every sample of this call then comes from the key (seed, 0), on any number of threads.
 Tensor draw_key(const std::optional<at::Generator>& generator) {
-  Tensor key = at::empty({2}, at::kUInt64);
+  Tensor key = allocate({2}, at::kUInt64);
   auto* words = static_cast<uint64_t*>(key.mutable_data_ptr());
   auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
   std::lock_guard<std::mutex> lock(source->mutex_);
@@ -59,25 +59,18 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
   run_tiles(kernels().reparameterize, p, plan, kGrainNoise / p.num_samples);
   if (!kl.defined()) return;
   for (int64_t item = 0; item < plan.items; ++item) {
-    const double total = sum_of(partials.data() + item * plan.pieces, plan.pieces);
-    if (p.wide) {
-      kl.mutable_data_ptr<double>()[item] = total;
-    } else {
-      kl.mutable_data_ptr<float>()[item] = static_cast<float>(total);
-    }
+    write_number(kl, item, sum_of(partials.data() + item * plan.pieces, plan.pieces));
   }
 }
 
-Tensor empty_kl(const Tensor& mu) {
-  return at::empty({mu.size(0)}, mu.options().dtype(accumulation_type({&mu})));
-}
+Tensor empty_kl(const Tensor& mu) { return allocate({mu.size(0)}, accumulation_type({&mu})); }
 
 Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
                           std::optional<int64_t> num_samples) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
   check_key_for(key, mu.size(0), mu.device());
-  Tensor z = empty_samples(mu, num_samples);
+  Tensor z = allocate_like(mu, mu.scalar_type(), num_samples);
   sample(mu, logvar, key, num_samples, z, Tensor());
   return z;
 }
@@ -89,7 +82,7 @@ std::tuple<Tensor, Tensor> reparameterize_generator_cpu(const Tensor& mu, const 
   check_num_samples(num_samples);
   check_generator(generator);
   Tensor key = draw_key(generator);
-  Tensor z = empty_samples(mu, num_samples);
+  Tensor z = allocate_like(mu, mu.scalar_type(), num_samples);
   sample(mu, logvar, key, num_samples, z, Tensor());
   return {z, key};
 }
@@ -97,7 +90,7 @@ std::tuple<Tensor, Tensor> reparameterize_generator_cpu(const Tensor& mu, const 
 std::tuple<Tensor, Tensor> reparameterize_with_kl_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
   check_latent_pair(mu, logvar);
   check_key_for(key, mu.size(0), mu.device());
-  Tensor z = empty_samples(mu, std::nullopt), kl = empty_kl(mu);
+  Tensor z = allocate_like(mu), kl = empty_kl(mu);
   sample(mu, logvar, key, std::nullopt, z, kl);
   return {z, kl};
 }
@@ -107,7 +100,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cpu(const Te
   check_latent_pair(mu, logvar);
   check_generator(generator);
   Tensor key = draw_key(generator);
-  Tensor z = empty_samples(mu, std::nullopt), kl = empty_kl(mu);
+  Tensor z = allocate_like(mu), kl = empty_kl(mu);
   sample(mu, logvar, key, std::nullopt, z, kl);
   return {z, kl, key};
 }
@@ -119,8 +112,8 @@ std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tenso
                                                        std::array<bool, 2> output_mask) {
   check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
   Tensor grad_mu, grad_logvar;
-  if (output_mask[0]) grad_mu = at::empty_like(logvar);
-  if (output_mask[1]) grad_logvar = at::empty_like(logvar);
+  if (output_mask[0]) grad_mu = allocate_like(logvar);
+  if (output_mask[1]) grad_logvar = allocate_like(logvar);
   if (logvar.numel() == 0) return {grad_mu, grad_logvar};
 
   const Tensor contiguous_key = key.contiguous();

@@ -15,12 +15,13 @@ inline double read_number(const at::Tensor& tensor, int64_t offset) {
   }
 }
 
-// value into a float32 or float64 tensor.
 inline void write_number(const at::Tensor& tensor, int64_t offset, double value) {
-  if (tensor.scalar_type() == at::kDouble) {
-    tensor.mutable_data_ptr<double>()[offset] = value;
-  } else {
-    tensor.mutable_data_ptr<float>()[offset] = static_cast<float>(value);
+  switch (tensor.scalar_type()) {
+    case at::kFloat: tensor.mutable_data_ptr<float>()[offset] = static_cast<float>(value); return;
+    case at::kDouble: tensor.mutable_data_ptr<double>()[offset] = value; return;
+    case at::kHalf: tensor.mutable_data_ptr<at::Half>()[offset] = static_cast<float>(value); return;
+    case at::kBFloat16: tensor.mutable_data_ptr<at::BFloat16>()[offset] = static_cast<float>(value); return;
+    default: TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", tensor.scalar_type());
   }
 }
 

@@ -1,7 +1,7 @@
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "checks.h"
+#include "cpu/allocate.h"
 #include "cpu/parallel.h"
 #include "operands.h"
 
@@ -14,9 +14,9 @@ Tensor standard_normal_cpu(const Tensor& key, at::IntArrayRef size, at::ScalarTy
                    "dtype must be float16, bfloat16, float32 or float64, got ", dtype);
   for (int64_t length : size) TORCH_CHECK_VALUE(length >= 0, "size must not be negative, got ", size);
   const bool per_item = key.dim() == 2;
-  TORCH_CHECK_VALUE(!per_item || (!size.empty() && size[0] == key.size(0)),
-                    "size must begin with the number of keys, ", per_item ? key.size(0) : 0, ", got ", size);
-  Tensor out = at::empty(size, key.options().dtype(dtype));
+  TORCH_CHECK_VALUE(!per_item || (!size.empty() && size[0] == key.size(0)), "size must begin with the number of keys, ",
+                    per_item ? key.size(0) : 0, ", got ", size);
+  Tensor out = allocate(size, dtype);
   if (out.numel() == 0) return out;
   const Tensor contiguous_key = key.contiguous();
   const int64_t items = per_item ? size[0] : 1;

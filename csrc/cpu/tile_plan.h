@@ -1,7 +1,8 @@
 // How a CPU kernel cuts its work: into tiles that depend on the shape alone, never on the number of threads.
 //
 // A tile is a run of consecutive logical elements small enough for its operands to sit in the L1 cache. It holds whole
-// batch items, or one piece of one item, so every partial sum belongs to one item and the order of all additions is fixed.
+// batch items, or one piece of one item, so every partial sum belongs to one item and the order of all additions is
+// fixed.
 #pragma once
 
 #include <algorithm>

@@ -107,7 +107,8 @@ VAE_FUSED_INLINE void narrow_run(const T* values, int64_t stride, int count, Sto
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4 && __is_same(Stored, Half)) {
       for (; i + kLanes <= count; i += kLanes) {
-        const __m256i bits = _mm512_cvtps_ph(_mm512_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        const __m256i bits =
+            _mm512_cvtps_ph(_mm512_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(destination + i), bits);
       }
     }

@@ -31,9 +31,8 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
   TileBuffer<T> mu_buffer, logvar_buffer, prior_mu_buffer, prior_logvar_buffer, grad_buffer;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
-    const auto read = [&](const Operand& operand, TileBuffer<T>& buffer) VAE_FUSED_LAMBDA {
-      return read_tile(operand, p.extent, range.begin, range.count, buffer);
-    };
+    const auto read = [&](const Operand& operand, TileBuffer<T>& buffer)
+                          VAE_FUSED_LAMBDA { return read_tile(operand, p.extent, range.begin, range.count, buffer); };
     const auto output = [&](const Operand& operand) VAE_FUSED_LAMBDA {
       return OutputTile<T>(operand, p.extent, range.begin, range.count, p.streamed);
     };
@@ -49,8 +48,9 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       typename VectorOf<T>::Sum sum;
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
-        const auto element = kl_element<kPrior>(load(mu + at, lanes), load(logvar + at, lanes),
-                                                load_or_zero(prior_mu, at, lanes), load_or_zero(prior_logvar, at, lanes));
+        const auto element =
+            kl_element<kPrior>(load(mu + at, lanes), load(logvar + at, lanes), load_or_zero(prior_mu, at, lanes),
+                               load_or_zero(prior_logvar, at, lanes));
         sum.add(element.value);
         const Vector weight = grad_elements != nullptr ? load(grad_elements + at, lanes) : item_weight;
         if (elements.wanted()) elements.put(at, element.value, lanes);
@@ -63,9 +63,8 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       });
       if (p.partials != nullptr) p.partials[segment.partial] = sum.total();
     });
-    const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand) VAE_FUSED_LAMBDA {
-      tile_of.finish(operand, p.extent, range.begin, range.count);
-    };
+    const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand)
+                            VAE_FUSED_LAMBDA { tile_of.finish(operand, p.extent, range.begin, range.count); };
     finish(elements, p.elements);
     finish(grad_mu, p.grad_mu);
     finish(grad_logvar, p.grad_logvar);

@@ -1,7 +1,7 @@
 // Standard normals by the tile: Philox on 64-bit lanes, Box-Muller on 32-bit lanes.
 //
-// A 32 x 32 -> 64 bit multiplication reads the low half of a 64-bit lane, so the words of a block stay in the low halves
-// through all rounds and whatever stands in the high halves is never looked at.
+// A 32 x 32 -> 64 bit multiplication reads the low half of a 64-bit lane, so the words of a block stay in the low
+// halves through all rounds and whatever stands in the high halves is never looked at.
 #pragma once
 
 #include "core/normal.h"
@@ -113,7 +113,8 @@ VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, F
 // elements, and begin where the returned pointer points.
 constexpr int kNoiseSlack = kNormalsPerStep + 4;
 
-VAE_FUSED_INLINE const float* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count, float* buffer) {
+VAE_FUSED_INLINE const float* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count,
+                                           float* buffer) {
   const RoundKeys keys(seed);
   const int skip = static_cast<int>(first % 4);
   uint64_t counter = offset + static_cast<uint64_t>(first / 4);

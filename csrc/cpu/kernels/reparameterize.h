@@ -69,14 +69,13 @@ static void reparameterize(const ReparameterizeParams& p, const TilePlan& plan, 
   reparameterize_of<float>(p, plan, first, last);
 }
 
-// Of K samples: the sums over k of grad_z and of grad_z eps, which are all that the gradients need.
+// The sums over samples k of grad_z and of grad_z eps: all that the gradients need of K samples.
 template <class T>
 static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t tile,
                              const TileRange& range, TileBuffer<T>& grad_sum, TileBuffer<T>& noise_sum,
                              NoiseBuffer<T>& noise_buffer) {
   TileBuffer<T> grad_buffer;
   for (int i = 0; i < range.count; ++i) grad_sum.values[i] = noise_sum.values[i] = T(0);
-  if (p.grad_z.data == nullptr) return;
   for (int64_t sample = 0; sample < p.num_samples; ++sample) {
     const Operand grad_z = sample_of(p.grad_z, sample, p.sample_stride);
     const T* grad = read_tile(grad_z, p.extent, range.begin, range.count, grad_buffer);
@@ -92,28 +91,44 @@ static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePl
   }
 }
 
-template <class T, bool kWithKL>
+// Where the gradient to z of a launch comes from.
+enum class GradSource { kNone, kOneSample, kManySamples };
+
+template <class T, bool kWithKL, GradSource kGrad>
 static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p, const TilePlan& plan,
                                           int64_t first_tile, int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
-  TileBuffer<T> mu_buffer, logvar_buffer, grad_sum, noise_sum;
+  constexpr bool kOne = kGrad == GradSource::kOneSample;
+  TileBuffer<T> mu_buffer, logvar_buffer, grad_buffer, noise_sum;
   NoiseBuffer<T> noise_buffer;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const T* logvar = read_tile(p.logvar, p.extent, range.begin, range.count, logvar_buffer);
     const T* mu = kWithKL ? read_tile(p.mu, p.extent, range.begin, range.count, mu_buffer) : nullptr;
-    sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise_buffer);
+    const T* grad = grad_buffer.values;
+    const T* of_tile = nullptr;
+    if constexpr (kOne) {
+      grad = read_tile(p.grad_z, p.extent, range.begin, range.count, grad_buffer);
+      of_tile = tile_noise(p, range, 0, noise_buffer);
+    } else if constexpr (kGrad == GradSource::kManySamples) {
+      sum_over_samples(p, plan, tile, range, grad_buffer, noise_sum, noise_buffer);
+    }
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector half(0.5f);
       const Vector weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
+      const T* noise = nullptr;
+      if constexpr (kOne) noise = segment_noise(p, segment, 0, of_tile, noise_buffer);
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
-        const Vector grad = load(grad_sum.values + at, lanes), grad_noise = load(noise_sum.values + at, lanes);
-        const Vector mean = kWithKL ? load(mu + at, lanes) : Vector(0.0f);
+        Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
+        if constexpr (kGrad != GradSource::kNone) to_mu = load(grad + at, lanes);
+        if constexpr (kOne) grad_noise = to_mu * load(noise + i, lanes);
+        if constexpr (kGrad == GradSource::kManySamples) grad_noise = load(noise_sum.values + at, lanes);
+        if constexpr (kWithKL) mean = load(mu + at, lanes);
         const auto element = posterior(mean, load(logvar + at, lanes));
-        Vector to_mu = grad, to_logvar = grad_noise * element.sigma;
+        Vector to_logvar = grad_noise * element.sigma;
         if constexpr (kWithKL) {
           to_mu = to_mu + weight * mean;
           to_logvar = to_logvar + weight * element.variance_minus_one;
@@ -128,11 +143,23 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
   if (p.streamed) order_streamed_stores();
 }
 
+template <class T, bool kWithKL>
+static void reparameterize_backward_with(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,
+                                         int64_t last) {
+  if (p.grad_z.data == nullptr) {
+    return reparameterize_backward_tiles<T, kWithKL, GradSource::kNone>(p, plan, first, last);
+  }
+  if (p.num_samples == 1) {
+    return reparameterize_backward_tiles<T, kWithKL, GradSource::kOneSample>(p, plan, first, last);
+  }
+  reparameterize_backward_tiles<T, kWithKL, GradSource::kManySamples>(p, plan, first, last);
+}
+
 template <class T>
 static void reparameterize_backward_of(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,
                                        int64_t last) {
-  if (p.has_kl) return reparameterize_backward_tiles<T, true>(p, plan, first, last);
-  reparameterize_backward_tiles<T, false>(p, plan, first, last);
+  if (p.has_kl) return reparameterize_backward_with<T, true>(p, plan, first, last);
+  reparameterize_backward_with<T, false>(p, plan, first, last);
 }
 
 static void reparameterize_backward(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,

@@ -1,7 +1,7 @@
 // Vectors of 16 floats on every instruction set: one AVX-512 register, two AVX2 registers, or four of 128 bits.
 //
-// The width that the kernels see is always 16, so they are written once and add in the same order everywhere. The native
-// registers are GCC / Clang vector types: operators come from the compiler, and only what they cannot express is
+// The width that the kernels see is always 16, so they are written once and add in the same order everywhere. The
+// native registers are GCC / Clang vector types: operators come from the compiler, and only what they cannot express is
 // intrinsics. Everything lives in a namespace per instruction set: no symbol of one can stand in for another's.
 #pragma once
 

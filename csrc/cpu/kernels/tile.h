@@ -1,8 +1,8 @@
 // Tiles of operands: consecutive logical elements as a plain array, whatever their layout and type in memory.
 //
-// Where the elements already lie next to each other in the type of the arithmetic, a tile is the memory itself. Else it is
-// a buffer in the L1 cache that is gathered and widened on reading, narrowed and scattered on writing. No layout and no
-// dtype needs a copy of the tensor, and the arithmetic is written once.
+// Where the elements already lie next to each other in the type of the arithmetic, a tile is the memory itself. Else it
+// is a buffer in the L1 cache that is gathered and widened on reading, narrowed and scattered on writing. No layout and
+// no dtype needs a copy of the tensor, and the arithmetic is written once.
 #pragma once
 
 #include <type_traits>
@@ -24,7 +24,8 @@ struct alignas(64) TileBuffer {
   T values[kTile];
 };
 
-// Visits the elements [begin, begin + count) as runs along the innermost dimension: body(offset in memory, stride, length).
+// Visits the elements [begin, begin + count) as runs along the innermost dimension: body(offset in memory, stride,
+// length).
 template <class Body>
 VAE_FUSED_INLINE void for_each_run(const Extent& extent, const int64_t* strides, int64_t begin, int count, Body body) {
   if (extent.rank == 0) return body(int64_t{0}, int64_t{1}, count);

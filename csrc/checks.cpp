@@ -94,6 +94,15 @@ void check_key(const Tensor& key) {
                     "key must have shape [2] or [batch, 2], got ", key.sizes());
 }
 
+void check_normal_request(const Tensor& key, at::IntArrayRef size, at::ScalarType dtype) {
+  check_key(key);
+  TORCH_CHECK_TYPE(is_supported(dtype), "dtype must be float16, bfloat16, float32 or float64, got ", name_of(dtype));
+  for (int64_t length : size) TORCH_CHECK_VALUE(length >= 0, "size must not be negative, got ", size);
+  const bool per_item = key.dim() == 2;
+  TORCH_CHECK_VALUE(!per_item || (!size.empty() && size[0] == key.size(0)), "size must begin with the number of keys, ",
+                    per_item ? key.size(0) : 0, ", got ", size);
+}
+
 void check_key_for(const Tensor& key, int64_t batch, at::Device device) {
   check_key(key);
   TORCH_CHECK_VALUE(key.dim() == 1 || key.size(0) == batch, "key must have shape [2] or [batch, 2] with batch ", batch,

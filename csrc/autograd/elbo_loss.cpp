@@ -160,7 +160,7 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
   static Tensor gradient_of_beta(const Tensor& grad_loss, const variable_list& saved, const std::string& reduction) {
     Tensor kl_term;
     if (saved[kKL].defined()) {
-      const Tensor& kl = saved[kKL];
+      const Tensor kl = saved[kKL].to(accumulation_type({&saved[kKL]}));
       kl_term = reduction == "sum" ? kl.sum() : reduction == "batchmean" ? kl.mean() : kl;
     } else {
       kl_term = ops::kl_divergence(saved[kMu], saved[kLogvar], std::nullopt, std::nullopt, reduction);

@@ -50,9 +50,12 @@ class LinearGaussian:
     def expected_recon(self, mu, logvar):
         """Expectation of the squared error in closed form: that of the mean, and the trace of the spread."""
         spread = (logvar.exp() * self.norms**2).sum(1) / (2 * VARIANCE)
-        return vf.elbo_loss(
-            SCALE * self.decode(mu), SCALE * self.x, torch.zeros_like(mu), torch.zeros_like(mu), reduction="sample"
-        ) + spread
+        return (
+            vf.elbo_loss(
+                SCALE * self.decode(mu), SCALE * self.x, torch.zeros_like(mu), torch.zeros_like(mu), reduction="sample"
+            )
+            + spread
+        )
 
 
 @pytest.fixture

@@ -262,8 +262,8 @@ class TestPackages:
         """A source tree in which an earlier build left a stamp and a shared object."""
         tree = tmp_path / "tree"
         tree.mkdir()
-        for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
-            shutil.copy(ROOT / name, tree)
+        for file in filter(Path.is_file, ROOT.iterdir()):
+            shutil.copy(file, tree)
         for name in ("vae_fused", "build_backend", "csrc"):
             shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
         (tree / "vae_fused" / "_build_stamp.json").write_text('{"stale": true}')

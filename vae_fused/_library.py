@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vae_fused import _build
+from vae_fused._transforms import inside_transform
 
 _KERNEL_DEVICES: tuple[str, ...] = ()
 _extension: Any = None
@@ -24,19 +25,13 @@ if _build.stamp is not None and _build.stamp.extension:
 ops = torch.ops.vae_fused
 
 
-# A constant of a trace: while Dynamo traces a transform, the transform is active.
-@torch.compiler.assume_constant_result
-def _inside_transform() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
 def takes_kernels(tensor: Tensor) -> bool:
     """Whether a call on this tensor goes to the compiled operators, or to the reference in plain PyTorch.
 
     The transforms of ``torch.func`` do not compose with C++ autograd Functions, so inside one the reference, which is
     made of differentiable PyTorch operators, takes over.
     """
-    return tensor.device.type in _KERNEL_DEVICES and not _inside_transform()
+    return tensor.device.type in _KERNEL_DEVICES and not inside_transform()
 
 
 def build_info() -> dict[str, Any]:

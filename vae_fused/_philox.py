@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vae_fused._transforms import inside_transform
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -79,7 +81,11 @@ def normals(key: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 
 def draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:
     """A fresh key (seed, 0) from the generator: on a CPU one 64-bit draw, exactly as the CPU kernels take it."""
-    seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+    if inside_transform():
+        # vmap knows randint: one value for all or one for each, as its randomness= says.
+        seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=device, generator=generator)
+    else:
+        seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
     return torch.cat([seed, torch.zeros_like(seed)]).view(torch.uint64)
 
 

@@ -8,6 +8,9 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 
+#include <algorithm>
+#include <array>
+
 namespace vae_fused {
 namespace {
 
@@ -70,22 +73,31 @@ bool gradients_in_forward(const Tensor& recon, const Tensor& target, const Optio
 
 enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor };
 
+// The two terms of the loss, which are results but no outputs: autograd has nothing to know of them.
+struct DetachedTerms {
+  Tensor reconstruction, kl;
+};
+
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target,
-                               const OptionalTensor& mu, const OptionalTensor& logvar, const OptionalTensor& kl,
-                               const OptionalTensor& beta_tensor, double beta, std::string_view recon_loss,
-                               std::string_view reduction, bool with_gradients) {
-    Tensor loss, reconstruction, kl_term;
+  static Tensor forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                        const OptionalTensor& logvar, const OptionalTensor& kl, const OptionalTensor& beta_tensor,
+                        double beta, std::string_view recon_loss, std::string_view reduction, bool with_gradients,
+                        DetachedTerms* terms) {
+    Tensor loss;
     {
       BelowAutograd guard;
       if (with_gradients) {
         Tensor grad_recon, grad_mu, grad_logvar;
-        std::tie(loss, reconstruction, kl_term, grad_recon, grad_mu, grad_logvar) = ops::elbo_loss_with_gradients(
-            recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
-            {recon.requires_grad(), present(mu) && mu->requires_grad(), present(logvar) && logvar->requires_grad()});
-        ctx->saved_data["gradients"] = std::vector<Tensor>{grad_recon, grad_mu, grad_logvar};
+        std::tie(loss, terms->reconstruction, terms->kl, grad_recon, grad_mu, grad_logvar) =
+            ops::elbo_loss_with_gradients(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
+                                          {recon.requires_grad(), present(mu) && mu->requires_grad(),
+                                           present(logvar) && logvar->requires_grad()});
+        // One entry each: compiled autograd lifts single tensors out of saved_data, but not lists of them.
+        ctx->saved_data["grad_recon"] = grad_recon;
+        ctx->saved_data["grad_mu"] = grad_mu;
+        ctx->saved_data["grad_logvar"] = grad_logvar;
       } else {
-        std::tie(loss, reconstruction, kl_term) =
+        std::tie(loss, terms->reconstruction, terms->kl) =
             ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
       }
     }
@@ -94,13 +106,12 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     ctx->saved_data["beta"] = beta;
     ctx->saved_data["recon_loss"] = std::string(recon_loss);
     ctx->saved_data["reduction"] = std::string(reduction);
-    ctx->mark_non_differentiable({reconstruction, kl_term});
     ctx->set_materialize_grads(false);
-    return {loss, reconstruction, kl_term};
+    return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list result(10);
+    variable_list result(11);
     const Tensor& grad_loss = grads[0];
     if (!grad_loss.defined()) return result;
     const auto saved = ctx->get_saved_variables();
@@ -112,11 +123,14 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     std::array<bool, 5> missing;
     for (int i = 0; i < 5; ++i) missing[i] = needs_gradient(ctx, saved, i);
 
-    const auto buffers = ctx->saved_data.find("gradients");
-    if (buffers != ctx->saved_data.end() && !at::GradMode::is_enabled()) {
+    if (ctx->saved_data.count("grad_recon") != 0 && !at::GradMode::is_enabled()) {
       // Given away once: a second backward computes them again, because the first owner may have added into them.
-      const std::vector<Tensor> gradients = buffers->second.toTensorVector();
-      ctx->saved_data.erase(buffers);
+      const auto take = [&](const char* name) {
+        const Tensor gradient = ctx->saved_data[name].toTensor();
+        ctx->saved_data.erase(name);
+        return gradient;
+      };
+      const std::array<Tensor, 3> gradients = {take("grad_recon"), take("grad_mu"), take("grad_logvar")};
       ops::elbo_loss_backward_(grad_loss, saved[kRecon], saved[kTarget], mu, logvar, kl, beta, beta_tensor, recon_loss,
                                reduction, or_none(gradients[0]), or_none(gradients[1]), or_none(gradients[2]));
       const auto hand_over = [&](Input input, const Tensor& gradient) {
@@ -147,7 +161,7 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
   static Tensor gradient_of_beta(const Tensor& grad_loss, const variable_list& saved, const std::string& reduction) {
     Tensor kl_term;
     if (saved[kKL].defined()) {
-      const Tensor& kl = saved[kKL];
+      const Tensor kl = saved[kKL].to(accumulation_type({&saved[kKL]}));
       kl_term = reduction == "sum" ? kl.sum() : reduction == "batchmean" ? kl.mean() : kl;
     } else {
       kl_term = ops::kl_divergence(saved[kMu], saved[kLogvar], std::nullopt, std::nullopt, reduction);
@@ -166,9 +180,10 @@ std::tuple<Tensor, Tensor, Tensor> elbo_loss_autograd(const Tensor& recon, const
     BelowAutograd guard;
     return ops::elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
   }
-  auto outputs = ElboLoss::apply(recon, target, mu, logvar, kl, beta_tensor, beta, recon_loss, reduction,
-                                 gradients_in_forward(recon, target, mu, logvar, reduction));
-  return {outputs[0], outputs[1], outputs[2]};
+  DetachedTerms terms;
+  const Tensor loss = ElboLoss::apply(recon, target, mu, logvar, kl, beta_tensor, beta, recon_loss, reduction,
+                                      gradients_in_forward(recon, target, mu, logvar, reduction), &terms);
+  return {loss, terms.reconstruction, terms.kl};
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {

@@ -47,11 +47,12 @@ std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor
   return {output_mask[0] ? grad_mu : Tensor(), output_mask[1] ? grad_logvar : Tensor()};
 }
 
-// With a key the outputs are z [, kl]; without, the key that was drawn follows.
+// The outputs are z and, with_kl, kl. Without a given key, drawn_key receives the one that was drawn: a result that is
+// no output, because autograd has nothing to know of it.
 struct Reparameterize : torch::autograd::Function<Reparameterize> {
   static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar,
                                const OptionalTensor& given_key, const OptionalGenerator& generator,
-                               std::optional<int64_t> num_samples, bool with_kl) {
+                               std::optional<int64_t> num_samples, bool with_kl, Tensor* drawn_key) {
     Tensor z, kl, key = or_undefined(given_key);
     {
       BelowAutograd guard;
@@ -65,23 +66,18 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
         std::tie(z, key) = ops::reparameterize(mu, logvar, generator, num_samples);
       }
     }
+    if (drawn_key != nullptr) *drawn_key = key;
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({with_kl ? mu : Tensor(), logvar, key});
     ctx->saved_data["num_samples"] = num_samples;
     ctx->saved_data["with_kl"] = with_kl;
-    variable_list outputs = {z};
-    if (with_kl) outputs.push_back(kl);
-    if (!given_key.has_value()) {
-      ctx->mark_non_differentiable({key});
-      outputs.push_back(key);
-    }
-    return outputs;
+    return with_kl ? variable_list{z, kl} : variable_list{z};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor grad_kl = ctx->saved_data["with_kl"].toBool() ? grads[1] : Tensor();
-    variable_list result(6);
+    variable_list result(7);
     if (!grads[0].defined() && !grad_kl.defined()) return result;
     std::tie(result[0], result[1]) = ops::reparameterize_backward(
         or_none(grads[0]), or_none(grad_kl), grad_kl.defined() ? OptionalTensor(saved[0]) : std::nullopt, saved[1],
@@ -91,28 +87,31 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
   }
 };
 
+constexpr std::optional<int64_t> kOneSample = std::nullopt;
+
 Tensor reparameterize_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
                                std::optional<int64_t> num_samples) {
-  return Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), num_samples, false)[0];
+  return Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), num_samples, false, nullptr)[0];
 }
 
 std::tuple<Tensor, Tensor> reparameterize_generator_autograd(const Tensor& mu, const Tensor& logvar,
                                                              std::optional<at::Generator> generator,
                                                              std::optional<int64_t> num_samples) {
-  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, num_samples, false);
-  return {outputs[0], outputs[1]};
+  Tensor key;
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, num_samples, false, &key);
+  return {outputs[0], key};
 }
 
 std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
-  auto outputs =
-      Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), std::optional<int64_t>(), true);
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), kOneSample, true, nullptr);
   return {outputs[0], outputs[1]};
 }
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_autograd(const Tensor& mu, const Tensor& logvar,
                                                                              std::optional<at::Generator> generator) {
-  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, std::optional<int64_t>(), true);
-  return {outputs[0], outputs[1], outputs[2]};
+  Tensor key;
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, kOneSample, true, &key);
+  return {outputs[0], outputs[1], key};
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {

@@ -1,0 +1,139 @@
+"""The CPU kernels of every instruction set that this processor has: chosen by name, and in agreement."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae_fused as vf
+
+CAPABILITIES = ("baseline", "avx2", "avx512")
+BEST = vf.build_info()["cpu_capability"]
+
+pytestmark = pytest.mark.skipif(BEST is None, reason="built without the extension")
+
+# Runs in a process of its own, because the choice is made once.
+PROGRAM = """
+import sys
+import torch
+import vae_fused as vf
+
+torch.manual_seed(0)
+key = torch.tensor([123456789, 2**64 - 100], dtype=torch.uint64)
+results = {"capability": vf.build_info()["cpu_capability"]}
+shape = (37, 1501)
+wide = {"recon": torch.rand(shape), "target": torch.rand(shape), "mu": torch.randn(shape), "logvar": torch.randn(shape)}
+for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    recon, target, mu, logvar = (t.detach().to(dtype).requires_grad_() for t in wide.values())
+    z, kl = vf.reparameterize_with_kl(mu, logvar, key=key)
+    loss, reconstruction, kl_term = vf.elbo_loss(recon, target, mu, logvar, return_terms=True)
+    loss.backward()
+    results[str(dtype)] = {
+        "normals": vf.standard_normal(key, (100_003,), dtype=dtype),
+        "z": z.detach(),
+        "kl": kl.detach(),
+        "squared error": reconstruction,
+        "squared error per item": vf.elbo_loss(recon, target, mu, logvar, beta=0.0, reduction="sample").detach(),
+        "kl term": kl_term,
+        "grad recon": recon.grad,
+        "grad target": target.grad,
+        "grad mu": mu.grad,
+        "grad logvar": logvar.grad,
+    }
+torch.save(results, sys.argv[1])
+"""
+
+
+def run(capability, *arguments, program=PROGRAM):
+    environment = {**os.environ, "VAE_FUSED_CPU_CAPABILITY": capability}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("capabilities")
+    available = (
+        CAPABILITIES[: CAPABILITIES.index(BEST) + 1] if not os.environ.get("VAE_FUSED_CPU_CAPABILITY") else (BEST,)
+    )
+    loaded = {}
+    for capability in available:
+        path = folder / f"{capability}.pt"
+        finished = run(capability, str(path))
+        assert finished.returncode == 0, finished.stderr
+        loaded[capability] = torch.load(path)
+    return loaded
+
+
+def test_the_choice_is_the_one_asked_for(results):
+    for capability, result in results.items():
+        assert result["capability"] == capability
+
+
+EXACT = ("squared error", "squared error per item", "grad recon", "grad target", "grad mu")
+DTYPES = ["torch.float16", "torch.bfloat16", "torch.float32", "torch.float64"]
+
+
+def others(results, dtype, name):
+    best = results[BEST][dtype][name]
+    return best, [result[dtype][name] for capability, result in results.items() if capability != BEST]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", EXACT)
+def test_sums_without_elementary_functions_are_equal_to_the_bit(results, dtype, name):
+    best, rest = others(results, dtype, name)
+    for other in rest:
+        assert torch.equal(best, other)
+
+
+@pytest.mark.parametrize("dtype", ["torch.float32", "torch.float64"])
+def test_normals_agree(results, dtype):
+    # The same words and the same polynomials; only fused and separate multiply-adds may differ.
+    best, rest = others(results, dtype, "normals")
+    for other in rest:
+        assert ((best - other).abs() <= 8 * torch.finfo(best.dtype).eps * (best.abs() + 1)).all()
+        assert (best == other).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["z", "kl", "kl term", "grad logvar"])
+def test_the_rest_agrees_to_rounding(results, dtype, name):
+    best, rest = others(results, dtype, name)
+    for other in rest:
+        # One step of the result's dtype, where the values lie on both sides of a rounding boundary.
+        step = torch.finfo(best.dtype).eps
+        torch.testing.assert_close(best, other, rtol=4 * step, atol=16 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("wrong", ["sse9", "AVX2", " avx2", "avx512,avx2"])
+def test_a_wrong_name_raises(wrong):
+    program = """
+import torch, vae_fused as vf
+try:
+    vf.kl_divergence(torch.zeros(2, 2), torch.zeros(2, 2))
+except ValueError as error:
+    print(error)
+"""
+    finished = run(wrong, program=program)
+    assert finished.returncode == 0, finished.stderr
+    assert "VAE_FUSED_CPU_CAPABILITY must be one of" in finished.stdout
+    assert f"got '{wrong}'" in finished.stdout
+    assert "baseline" in finished.stdout
+
+
+def test_an_empty_value_means_the_best():
+    program = "import vae_fused as vf; print(vf.build_info()['cpu_capability'])"
+    environment = {k: v for k, v in os.environ.items() if k != "VAE_FUSED_CPU_CAPABILITY"}
+    finished = [
+        subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout
+        for env in (environment, {**environment, "VAE_FUSED_CPU_CAPABILITY": ""})
+    ]
+    assert finished[0] == finished[1]
+    assert finished[0].strip() in CAPABILITIES

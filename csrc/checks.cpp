@@ -1,6 +1,8 @@
 #include "checks.h"
 
-#include <ATen/TensorUtils.h>
+#include <c10/core/ScalarType.h>
+
+#include <string>
 
 namespace vae_fused {
 namespace {
@@ -9,18 +11,10 @@ bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
 }
 
-const char* name_of(at::ScalarType type) {
-  switch (type) {
-    case at::kHalf: return "torch.float16";
-    case at::kBFloat16: return "torch.bfloat16";
-    case at::kFloat: return "torch.float32";
-    case at::kDouble: return "torch.float64";
-    case at::kLong: return "torch.int64";
-    case at::kInt: return "torch.int32";
-    case at::kByte: return "torch.uint8";
-    case at::kBool: return "torch.bool";
-    default: return c10::toString(type);
-  }
+// As Python prints it.
+std::string name_of(at::ScalarType type) {
+  const auto names = c10::getDtypeNames(type);
+  return "torch." + std::string(names.first);
 }
 
 void check_floating(const char* name, const Tensor& value) {
@@ -92,6 +86,14 @@ void check_key(const Tensor& key) {
   TORCH_CHECK_TYPE(key.scalar_type() == at::kUInt64, "key must be uint64, got ", name_of(key.scalar_type()));
   TORCH_CHECK_VALUE((key.dim() == 1 || key.dim() == 2) && key.size(-1) == 2,
                     "key must have shape [2] or [batch, 2], got ", key.sizes());
+}
+
+void check_normal_request(const Tensor& key, at::IntArrayRef size, at::ScalarType dtype) {
+  check_key(key);
+  for (int64_t length : size) TORCH_CHECK_VALUE(length >= 0, "size must not be negative, got ", size);
+  TORCH_CHECK_TYPE(is_supported(dtype), "dtype must be float16, bfloat16, float32 or float64, got ", name_of(dtype));
+  TORCH_CHECK_VALUE(key.dim() == 1 || (!size.empty() && size[0] == key.size(0)),
+                    "size must begin with the number of keys, ", key.size(0), ", got ", size);
 }
 
 void check_key_for(const Tensor& key, int64_t batch, at::Device device) {

@@ -31,6 +31,9 @@ void check_prior(const char* name, const std::optional<Tensor>& prior, const Ten
 
 // A uint64 tensor of shape [2] or [batch, 2].
 void check_key(const Tensor& key);
+
+void check_normal_request(const Tensor& key, at::IntArrayRef size, at::ScalarType dtype);
+
 void check_key_for(const Tensor& key, int64_t batch, at::Device device);
 
 void check_num_samples(std::optional<int64_t> num_samples);

@@ -76,9 +76,11 @@ def test_incoming_gradient(device, reduction, incoming):
 @pytest.mark.parametrize("stride", ["expanded", "reversed by flip", "every second"])
 def test_incoming_gradient_per_item_at_any_stride(device, stride):
     gradient = torch.rand(8, dtype=F64).to(device)
-    gradient = {"expanded": gradient[:1].expand(4), "reversed by flip": gradient[:4].flip(0), "every second": gradient[::2]}[
-        stride
-    ]
+    gradient = {
+        "expanded": gradient[:1].expand(4),
+        "reversed by flip": gradient[:4].flip(0),
+        "every second": gradient[::2],
+    }[stride]
     recon, target, mu, logvar = operands_of(device)
     key = key_of(1, 1, device)
     functions = {

@@ -40,9 +40,7 @@ def test_with_the_default_generator(device):
     for wrap in (False, True):
         torch.manual_seed(5)
         if wrap:
-            results.append(
-                gradients_of(lambda m, v: checkpoint(step, m, v, target, use_reentrant=False), operands)
-            )
+            results.append(gradients_of(lambda m, v: checkpoint(step, m, v, target, use_reentrant=False), operands))
         else:
             results.append(gradients_of(lambda m, v: step(m, v, target), operands))
     equal(*results)

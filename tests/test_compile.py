@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import eager
 from helpers.inputs import images, key_of, latents
+from torch._dynamo.testing import CompileCounter
 
 import vae_fused as vf
 
@@ -73,14 +74,43 @@ def test_default_generator_is_drawn_from_anew_by_every_call(device):
     assert torch.equal(vf.reparameterize(mu, logvar), first)
 
 
-def test_changing_beta_does_not_recompile(device):
+@pytest.mark.parametrize("schedule", ["argument", "module"])
+def test_changing_beta_does_not_recompile(device, schedule):
     operands = (*images((4, 6), device=device), *latents((4, 6), device=device))
-    counter = torch._dynamo.testing.CompileCounter()
-    compiled = torch.compile(lambda beta, *o: vf.elbo_loss(*o, beta=beta), backend=counter, fullgraph=True)
+    counter = CompileCounter()
+    criterion = vf.FusedELBOLoss()
+    compiled = torch.compile(
+        (lambda beta, *o: vf.elbo_loss(*o, beta=beta)) if schedule == "argument" else (lambda beta, *o: criterion(*o)),
+        backend=counter,
+        fullgraph=True,
+    )
     for value in (0.1, 0.2, 0.3, 0.4):
-        beta = torch.tensor(value, device=device)
-        assert torch.equal(compiled(beta, *operands), vf.elbo_loss(*operands, beta=value))
+        criterion.beta = value
+        ours = compiled(torch.tensor(value, dtype=torch.float64, device=device), *operands)
+        assert torch.equal(ours, vf.elbo_loss(*operands, beta=value))
     assert counter.frame_count == 1
+
+
+def test_compiled_graphs_hold_the_fused_operators(device):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def objective(mu, logvar):
+        z, kl = vf.reparameterize_with_kl(mu, logvar)
+        return vf.elbo_loss(z, mu, kl=kl) + vf.kl_divergence(mu, logvar) + vf.reparameterize(mu, logvar).sum()
+
+    torch.compile(objective, backend=backend, fullgraph=True)(*latents((4, 6), device=device))
+    called = {str(node.target) for graph in graphs for node in graph.graph.nodes if "vae_fused" in str(node.target)}
+    expected = {
+        "elbo_loss.default",
+        "kl_divergence.default",
+        "reparameterize.generator",
+        "reparameterize_with_kl.generator",
+    }
+    assert called == ({f"vae_fused.{name}" for name in expected} if vf.build_info()["extension"] else set())
 
 
 def test_checkpointing_inside_a_compiled_function_recomputes_the_same_noise(device):

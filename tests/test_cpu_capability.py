@@ -59,7 +59,9 @@ def run(capability, *arguments, program=PROGRAM):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("capabilities")
-    available = CAPABILITIES[: CAPABILITIES.index(BEST) + 1] if not os.environ.get("VAE_FUSED_CPU_CAPABILITY") else (BEST,)
+    available = (
+        CAPABILITIES[: CAPABILITIES.index(BEST) + 1] if not os.environ.get("VAE_FUSED_CPU_CAPABILITY") else (BEST,)
+    )
     loaded = {}
     for capability in available:
         path = folder / f"{capability}.pt"

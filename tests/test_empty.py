@@ -66,7 +66,11 @@ def test_elbo_loss(device, api, shape, dtype, reduction):
 @BOTH
 @pytest.mark.parametrize("reduction", ["batchmean", "sum", "sample"])
 def test_elbo_loss_of_an_empty_batch_with_given_kl(device, api, reduction):
-    recon, target, kl = zeros((0, 3), torch.float32, device), zeros((0, 3), torch.float32, device), zeros(0, None, device)
+    recon, target, kl = (
+        zeros((0, 3), torch.float32, device),
+        zeros((0, 3), torch.float32, device),
+        zeros(0, None, device),
+    )
     loss = api.elbo_loss(recon, target, kl=kl, reduction=reduction)
     same(loss, {"batchmean": torch.tensor(float("nan")), "sum": torch.tensor(0.0), "sample": torch.zeros(0)}[reduction])
     loss.sum().backward()
@@ -91,7 +95,11 @@ def test_one_side_of_the_objective_is_empty(device, api):
 def test_reparameterize(device, api, shape, dtype, num_samples):
     for source in (
         {"key": key_of(1, 1, device)},
-        {"key": keys_of(list(range(shape[0])), device) if shape[0] else torch.empty(0, 2, dtype=torch.uint64).to(device)},
+        {
+            "key": keys_of(list(range(shape[0])), device)
+            if shape[0]
+            else torch.empty(0, 2, dtype=torch.uint64).to(device)
+        },
         {"generator": torch.Generator(device)},
         {},
     ):

@@ -39,7 +39,11 @@ BETA = [
     Case({"beta": zeros(1)}, ValueError, "beta must be a float or a 0-dimensional tensor, got shape [1]"),
     Case({"beta": zeros(3)}, ValueError, "beta must be a float or a 0-dimensional tensor, got shape [3]"),
     Case({"beta": torch.tensor(1)}, TypeError, f"beta {FLOATING} torch.int64"),
-    Case({"beta": zeros((), device="meta")}, ValueError, "beta must be on the CPU or on the device of recon, cpu, got meta"),
+    Case(
+        {"beta": zeros((), device="meta")},
+        ValueError,
+        "beta must be on the CPU or on the device of recon, cpu, got meta",
+    ),
 ]
 NEITHER = "the KL needs both mu and logvar, or kl: "
 SOURCE = [
@@ -86,13 +90,21 @@ PRIORS = [
         ValueError,
         "prior_logvar must be broadcastable to the shape of mu, [3, 4], got [1, 3, 4]",
     ),
-    Case({"prior_mu": zeros(2, 4)}, ValueError, "prior_mu must be broadcastable to the shape of mu, [3, 4], got [2, 4]"),
+    Case(
+        {"prior_mu": zeros(2, 4)}, ValueError, "prior_mu must be broadcastable to the shape of mu, [3, 4], got [2, 4]"
+    ),
     Case({"prior_mu": zeros(0)}, ValueError, "prior_mu must be broadcastable to the shape of mu, [3, 4], got [0]"),
     Case({"prior_mu": zeros(4, device="meta")}, ValueError, "prior_mu must be on the device of mu, cpu, got meta"),
-    Case({"prior_logvar": zeros(4, device="meta")}, ValueError, "prior_logvar must be on the device of mu, cpu, got meta"),
+    Case(
+        {"prior_logvar": zeros(4, device="meta")}, ValueError, "prior_logvar must be on the device of mu, cpu, got meta"
+    ),
 ]
 KL_REDUCTIONS = [
-    Case({"reduction": reduction}, ValueError, f"reduction must be one of batchmean, sum, sample, mean, none, got {shown}")
+    Case(
+        {"reduction": reduction},
+        ValueError,
+        f"reduction must be one of batchmean, sum, sample, mean, none, got {shown}",
+    )
     for reduction, shown in (("SUM", "'SUM'"), ("", "''"), (None, "None"), (2, "2"))
 ]
 
@@ -108,7 +120,13 @@ def data():
 
 
 @BOTH
-@named([case for case in PAIR if not getattr(case.replaced.get("mu"), "is_meta", False)][3:] + DATA + CHOICES + BETA + SOURCE)
+@named(
+    [case for case in PAIR if not getattr(case.replaced.get("mu"), "is_meta", False)][3:]
+    + DATA
+    + CHOICES
+    + BETA
+    + SOURCE
+)
 def test_elbo_loss(api, case):
     assert_refused(api.elbo_loss, {**data(), **pair()}, case)
 

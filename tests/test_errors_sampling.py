@@ -43,7 +43,9 @@ SOURCES = [
     Case({"key": key_of(1)[0]}, ValueError, "key must have shape [2] or [batch, 2], got []"),
     Case({"key": zeros(3, dtype=torch.uint64)}, ValueError, "key must have shape [2] or [batch, 2], got [3]"),
     Case({"key": zeros(3, 4, dtype=torch.uint64)}, ValueError, "key must have shape [2] or [batch, 2], got [3, 4]"),
-    Case({"key": zeros(1, 3, 2, dtype=torch.uint64)}, ValueError, "key must have shape [2] or [batch, 2], got [1, 3, 2]"),
+    Case(
+        {"key": zeros(1, 3, 2, dtype=torch.uint64)}, ValueError, "key must have shape [2] or [batch, 2], got [1, 3, 2]"
+    ),
     Case({"key": keys_of([1, 2])}, ValueError, "key must have shape [2] or [batch, 2] with batch 3, got [2, 2]"),
     Case({"key": keys_of([1])}, ValueError, "key must have shape [2] or [batch, 2] with batch 3, got [1, 2]"),
     Case(

@@ -86,7 +86,9 @@ def test_kl_divergence_from_a_prior(device, prior_shape, reduction):
     for mask in chosen:
         check(lambda m, v, pm, pv: vf.kl_divergence(m, v, pm, pv, reduction=reduction), operands, mask)
     check(lambda m, v, pm: vf.kl_divergence(m, v, pm, reduction=reduction), operands[:3], (True,) * 3)
-    check(lambda m, v, pv: vf.kl_divergence(m, v, None, pv, reduction=reduction), (*operands[:2], prior[1]), (True,) * 3)
+    check(
+        lambda m, v, pv: vf.kl_divergence(m, v, None, pv, reduction=reduction), (*operands[:2], prior[1]), (True,) * 3
+    )
 
 
 @pytest.mark.parametrize("reduction", eager.REDUCTIONS)
@@ -101,9 +103,7 @@ def test_elbo_loss(device, reduction, mask):
 def test_elbo_loss_in_beta(device, reduction, others):
     beta = torch.tensor(0.7, dtype=F64, device=device)
     operands = (*images((3, 2), F64, device), *latents((3, 2), F64, device), beta)
-    check(
-        lambda r, t, m, v, b: vf.elbo_loss(r, t, m, v, beta=b, reduction=reduction), operands, (*[others] * 4, True)
-    )
+    check(lambda r, t, m, v, b: vf.elbo_loss(r, t, m, v, beta=b, reduction=reduction), operands, (*[others] * 4, True))
 
 
 @pytest.mark.parametrize("reduction", ["batchmean", "sum", "sample"])

@@ -127,3 +127,18 @@ def test_inputs_are_left_alone(device):
     vf.reparameterize_with_kl(*leaves[2:])[0].sum().backward()
     assert all(torch.equal(leaf, copy) for leaf, copy in zip(leaves, copies, strict=True))
     assert [leaf._version for leaf in leaves] == versions
+
+
+def test_results_of_one_step_survive_the_next(device):
+    # 4 MB each: large results may be given the memory of earlier ones, but only of those that nobody holds.
+    operands = (*images((8, 131_072), torch.float32, device), *latents((8, 131_072), torch.float32, device))
+    held = []
+    for _ in range(4):
+        leaves = eager.leaves(*operands)
+        z, kl = vf.reparameterize_with_kl(*leaves[2:])
+        (vf.elbo_loss(*leaves) + z.sum() + kl.sum()).backward()
+        views = [leaf.grad[1:] for leaf in leaves]  # a view keeps the memory alive as well
+        held.append([(t, t.detach().clone()) for t in (z, *views)])
+        del leaves, z, kl, views
+    for step in held:
+        assert all(torch.equal(tensor, copy) for tensor, copy in step)

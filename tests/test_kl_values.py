@@ -47,7 +47,9 @@ def test_values_and_gradients(device, dtype, shape, reduction):
     true_loss = eager.kl_divergence(*true_leaves, reduction=reduction)
     true_gradients = torch.autograd.grad((true_loss * weights).sum(), true_leaves)
     weight = 1.5 / {"batchmean": shape[0], "mean": mu.numel()}.get(reduction, 1)
-    for mine, true, scale in zip(gradients, true_gradients, (mu.double().abs(), logvar.double().exp() + 1), strict=True):
+    for mine, true, scale in zip(
+        gradients, true_gradients, (mu.double().abs(), logvar.double().exp() + 1), strict=True
+    ):
         assert mine.dtype == dtype
         assert_rounded_once(mine, true, weight * scale)
 
@@ -113,7 +115,9 @@ def test_is_never_negative(device, api, dtype):
 
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_logvar_over_its_whole_range(device, dtype):
-    logvar = torch.linspace(-86 if dtype == F32 else -700, 88 if dtype == F32 else 700, 5001, device=device, dtype=dtype)
+    logvar = torch.linspace(
+        -86 if dtype == F32 else -700, 88 if dtype == F32 else 700, 5001, device=device, dtype=dtype
+    )
     ours = vf.kl_divergence(torch.zeros_like(logvar), logvar, reduction="none")
     x = logvar.double()
     truth = torch.where(x.abs() < 0.1, divergence_by_series(logvar), 0.5 * (torch.expm1(x) - x))

@@ -35,10 +35,7 @@ def compare(function, tensors, layout, other=None, exact=True):
         tolerance = dict(rtol=0, atol=0) if exact else dict(rtol=LOSS[a.dtype], atol=0)
         torch.testing.assert_close(a, b, **tolerance)
     weights = [torch.randn(o.shape, dtype=o.dtype).to(o.device) for o in outputs[0]]
-    gradients = [
-        torch.autograd.grad(o, leaves, weights)
-        for o, leaves in zip(outputs, (strided, copies), strict=True)
-    ]
+    gradients = [torch.autograd.grad(o, leaves, weights) for o, leaves in zip(outputs, (strided, copies), strict=True)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 

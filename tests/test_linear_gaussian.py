@@ -1,6 +1,6 @@
 """An exact oracle: a linear decoder with orthogonal columns, whose true posterior is a diagonal Gaussian.
 
-x = W z + b + noise of variance s2, z ~ N(0, 1), and the columns of W are orthogonal. Then p(z | x) is diagonal, and with
+x = W z + b + noise of variance s2, z ~ N(0, 1), the columns of W orthogonal. Then p(z | x) is diagonal, and with
 it as the encoder the ELBO equals log p(x), importance weights do not vary, and no gradient is left.
 """
 
@@ -50,9 +50,12 @@ class LinearGaussian:
     def expected_recon(self, mu, logvar):
         """Expectation of the squared error in closed form: that of the mean, and the trace of the spread."""
         spread = (logvar.exp() * self.norms**2).sum(1) / (2 * VARIANCE)
-        return vf.elbo_loss(
-            SCALE * self.decode(mu), SCALE * self.x, torch.zeros_like(mu), torch.zeros_like(mu), reduction="sample"
-        ) + spread
+        return (
+            vf.elbo_loss(
+                SCALE * self.decode(mu), SCALE * self.x, torch.zeros_like(mu), torch.zeros_like(mu), reduction="sample"
+            )
+            + spread
+        )
 
 
 @pytest.fixture

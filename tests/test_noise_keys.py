@@ -64,7 +64,9 @@ def test_gradients_of_an_item_are_the_same_alone(device, api):
 @on_dtypes
 def test_different_keys_and_samples_differ(device, api, dtype):
     mu, logvar = latents((4, 50), dtype, device)
-    draws = [api.reparameterize(mu, logvar, key=key_of(s, o, device)) for s, o in ((1, 0), (2, 0), (1, 500), (2**40, 0))]
+    draws = [
+        api.reparameterize(mu, logvar, key=key_of(s, o, device)) for s, o in ((1, 0), (2, 0), (1, 500), (2**40, 0))
+    ]
     samples = api.reparameterize(mu, logvar, num_samples=3, key=key_of(1, 0, device))
     different = [*draws, *samples[1:]]
     for i, a in enumerate(different):
@@ -107,7 +109,9 @@ def test_default_generator_is_consumed(device, api, sampler):
 @on_samplers
 def test_keys_and_given_generators_leave_the_default_generator_alone(device, api, sampler):
     mu, logvar = latents((5, 21), torch.float32, device)
-    default = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[torch.cuda.current_device()]
+    default = (
+        torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[torch.cuda.current_device()]
+    )
     before = default.get_state()
     sampler(api, mu, logvar, key=key_of(1, 1, device))
     sampler(api, mu, logvar, generator=torch.Generator(device))

@@ -57,7 +57,11 @@ def test_elbo_loss(device, value, event, dtype, operand):
         truth = eager.elbo_terms(*(t.double() for t in bad), reduction=reduction)[0]
         same_kind(vf.elbo_loss(*bad, reduction=reduction), truth)
 
-    leaves, clean_leaves, true_leaves = eager.leaves(*bad), eager.leaves(*clean), eager.leaves(*bad, dtype=torch.float64)
+    leaves, clean_leaves, true_leaves = (
+        eager.leaves(*bad),
+        eager.leaves(*clean),
+        eager.leaves(*bad, dtype=torch.float64),
+    )
     gradients = torch.autograd.grad(vf.elbo_loss(*leaves, reduction="sample").sum(), leaves)
     clean_gradients = torch.autograd.grad(vf.elbo_loss(*clean_leaves, reduction="sample").sum(), clean_leaves)
     truth = torch.autograd.grad(eager.elbo_terms(*true_leaves, reduction="sample")[0].sum(), true_leaves)
@@ -81,7 +85,9 @@ def test_sampling(device, value, event, dtype, operand):
     assert torch.equal(clean_items(z), clean_items(clean_z))
     assert torch.equal(clean_items(kl), clean_items(clean_kl))
     same_kind(kl, eager.kl_divergence(*(t.double() for t in bad), reduction="sample"))
-    noise = vf.reference.standard_normal(key, clean[0].shape, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    noise = vf.reference.standard_normal(
+        key, clean[0].shape, dtype=torch.float64 if dtype == torch.float64 else torch.float32
+    )
     same_kind(z, eager.reparameterize(*(t.double() for t in bad), noise.double()))
 
     samples = vf.reparameterize(*bad, num_samples=3, key=key)
@@ -89,7 +95,9 @@ def test_sampling(device, value, event, dtype, operand):
 
     leaves, clean_leaves = eager.leaves(*bad), eager.leaves(*clean)
     gradients = torch.autograd.grad(sum(o.sum() for o in vf.reparameterize_with_kl(*leaves, key=key)), leaves)
-    unspoiled = torch.autograd.grad(sum(o.sum() for o in vf.reparameterize_with_kl(*clean_leaves, key=key)), clean_leaves)
+    unspoiled = torch.autograd.grad(
+        sum(o.sum() for o in vf.reparameterize_with_kl(*clean_leaves, key=key)), clean_leaves
+    )
     for mine, other in zip(gradients, unspoiled, strict=True):
         assert torch.equal(clean_items(mine), clean_items(other))
     assert not gradients[operand][BAD_ITEM].view(-1)[-1].isfinite() or (operand == 1 and value == -math.inf)

@@ -115,7 +115,9 @@ def test_elbo_loss(device, dtype, layout, reduction, given_kl, tensor_beta):
 def test_elbo_loss_with_gradients(device, dtype, layout, given_kl):
     operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
     mask = [True, not given_kl, not given_kl]
-    opcheck(ops.elbo_loss_with_gradients.default, (*operands, 0.5, None, "mse", "mean" if not given_kl else "sum", mask))
+    opcheck(
+        ops.elbo_loss_with_gradients.default, (*operands, 0.5, None, "mse", "mean" if not given_kl else "sum", mask)
+    )
 
 
 @operands_like

@@ -103,17 +103,13 @@ def test_elbo_loss(data):
     reduction, beta = data.draw(reductions), data.draw(st.sampled_from([0.0, 0.5, 1.0, 3.0]))
 
     def run(function, dtype):
-        leaves = [
-            t.detach().to(dtype or t.dtype).requires_grad_(want) for t, want in zip(tensors, wanted, strict=True)
-        ]
+        leaves = [t.detach().to(dtype or t.dtype).requires_grad_(want) for t, want in zip(tensors, wanted, strict=True)]
         loss, reconstruction, kl = function(*leaves, reduction)
         asked = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
         weights = torch.linspace(-0.5, 1.5, loss.numel(), dtype=F64).view(loss.shape).to(loss.dtype)
         return (loss.detach(), reconstruction, kl), gradients(loss, asked, weights) if asked else ()
 
-    ours, our_gradients = run(
-        lambda *o: vf.elbo_loss(*o[:4], beta=beta, reduction=o[4], return_terms=True), None
-    )
+    ours, our_gradients = run(lambda *o: vf.elbo_loss(*o[:4], beta=beta, reduction=o[4], return_terms=True), None)
     truth, true_gradients = run(lambda *o: eager.elbo_terms(*o[:4], beta=beta, reduction=o[4]), F64)
     arithmetic = LOSS[torch.float64 if all(d == F64 for d in cast) else torch.float32]
     for mine, true in zip(ours, truth, strict=True):

@@ -7,6 +7,8 @@ the same checks with the same words for the compiled operators.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -167,9 +169,11 @@ def check_kl_source(recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl:
 # The whole check of each operator, in the order in which its arguments stand.
 
 
-def check_normal_request(key: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> None:
+def check_normal_request(key: Tensor, size: Sequence[int], dtype: torch.dtype) -> None:
     """Everything that ``standard_normal`` asks of its arguments."""
     check_key(key)
+    if not isinstance(size, Sequence):
+        raise TypeError(f"size must be a sequence of integers, got {type(size).__name__}")
     for length in size:
         if isinstance(length, bool) or not isinstance(length, (int, torch.SymInt)):
             raise TypeError(f"size must hold integers, got {type(length).__name__}")

@@ -36,7 +36,7 @@ def _new_kl(mu: Tensor) -> Tensor:
 
 
 def _standard_normal(key: Tensor, size: Sequence[int], *, dtype: torch.dtype) -> Tensor:
-    arguments.check_normal_request(key, tuple(size), dtype)
+    arguments.check_normal_request(key, size, dtype)
     return key.new_empty(size, dtype=dtype)
 
 

@@ -54,7 +54,7 @@ def standard_normal(
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Box and Muller 1958.
     """
-    arguments.check_tensor("key", key)
+    arguments.check_normal_request(key, size, dtype)
     if device is not None:
         key = key.to(device)
     if not takes_kernels(key):
@@ -102,6 +102,7 @@ def reparameterize(
     arguments.check_num_samples(num_samples)
     arguments.check_noise_source(generator, key, mu.device)
     if key is not None:
+        arguments.check_tensor("key", key)
         return ops.reparameterize.default(mu, logvar, key, num_samples=num_samples)
     return ops.reparameterize.generator(mu, logvar, generator=generator, num_samples=num_samples)[0]
 
@@ -140,6 +141,7 @@ def reparameterize_with_kl(
         return reference.reparameterize_with_kl(mu, logvar, generator=generator, key=key)
     arguments.check_noise_source(generator, key, mu.device)
     if key is not None:
+        arguments.check_tensor("key", key)
         return ops.reparameterize_with_kl.default(mu, logvar, key)
     return ops.reparameterize_with_kl.generator(mu, logvar, generator=generator)[:2]
 
@@ -183,8 +185,9 @@ def kl_divergence(
     arguments.check_tensor("logvar", logvar)
     if not takes_kernels(mu):
         return reference.kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction=reduction)
-    arguments.check_prior("prior_mu", prior_mu, mu)
-    arguments.check_prior("prior_logvar", prior_logvar, mu)
+    for name, prior in (("prior_mu", prior_mu), ("prior_logvar", prior_logvar)):
+        arguments.check_prior(name, prior, mu)  # before autograd expands it
+    arguments.check_choice("reduction", reduction, (*arguments.REDUCTIONS, "none"))
     return ops.kl_divergence.default(mu, logvar, prior_mu, prior_logvar, reduction)
 
 
@@ -286,7 +289,11 @@ def elbo_loss(
             reduction=reduction,
             return_terms=return_terms,
         )
-    arguments.check_kl_source(recon, mu, logvar, kl, reduction)
+    for name, value in (("mu", mu), ("logvar", logvar), ("kl", kl)):
+        if value is not None:
+            arguments.check_tensor(name, value)
+    arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
+    arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
     arguments.check_beta(beta, recon)
     beta_value, beta_tensor = 1.0, None
     if isinstance(beta, Tensor):

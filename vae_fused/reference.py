@@ -27,7 +27,6 @@ def standard_normal(
     device: torch.device | str | None = None,
 ) -> Tensor:
     """See :func:`vae_fused.standard_normal`."""
-    size = tuple(size)
     arguments.check_normal_request(key, size, dtype)
     noise = normals_of_shape(key.to(device or key.device), size, accumulation_dtype(dtype))
     return noise.to(dtype)

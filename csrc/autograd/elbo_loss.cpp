@@ -79,18 +79,19 @@ struct DetachedTerms {
 };
 
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target,
-                               const OptionalTensor& mu, const OptionalTensor& logvar, const OptionalTensor& kl,
-                               const OptionalTensor& beta_tensor, double beta, std::string_view recon_loss,
-                               std::string_view reduction, bool with_gradients, DetachedTerms* terms) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
+                        const OptionalTensor& logvar, const OptionalTensor& kl, const OptionalTensor& beta_tensor,
+                        double beta, std::string_view recon_loss, std::string_view reduction, bool with_gradients,
+                        DetachedTerms* terms) {
     Tensor loss;
     {
       BelowAutograd guard;
       if (with_gradients) {
         Tensor grad_recon, grad_mu, grad_logvar;
-        std::tie(loss, terms->reconstruction, terms->kl, grad_recon, grad_mu, grad_logvar) = ops::elbo_loss_with_gradients(
-            recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
-            {recon.requires_grad(), present(mu) && mu->requires_grad(), present(logvar) && logvar->requires_grad()});
+        std::tie(loss, terms->reconstruction, terms->kl, grad_recon, grad_mu, grad_logvar) =
+            ops::elbo_loss_with_gradients(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction,
+                                          {recon.requires_grad(), present(mu) && mu->requires_grad(),
+                                           present(logvar) && logvar->requires_grad()});
         // One entry each: compiled autograd lifts single tensors out of saved_data, but not lists of them.
         ctx->saved_data["grad_recon"] = grad_recon;
         ctx->saved_data["grad_mu"] = grad_mu;
@@ -160,7 +161,7 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
   static Tensor gradient_of_beta(const Tensor& grad_loss, const variable_list& saved, const std::string& reduction) {
     Tensor kl_term;
     if (saved[kKL].defined()) {
-      const Tensor& kl = saved[kKL];
+      const Tensor kl = saved[kKL].to(accumulation_type({&saved[kKL]}));
       kl_term = reduction == "sum" ? kl.sum() : reduction == "batchmean" ? kl.mean() : kl;
     } else {
       kl_term = ops::kl_divergence(saved[kMu], saved[kLogvar], std::nullopt, std::nullopt, reduction);

@@ -47,8 +47,8 @@ std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor
   return {output_mask[0] ? grad_mu : Tensor(), output_mask[1] ? grad_logvar : Tensor()};
 }
 
-// The outputs are z and, with_kl, kl. Without a given key, drawn_key receives the one that was drawn: a result that is no
-// output, because autograd has nothing to know of it.
+// The outputs are z and, with_kl, kl. Without a given key, drawn_key receives the one that was drawn: a result that is
+// no output, because autograd has nothing to know of it.
 struct Reparameterize : torch::autograd::Function<Reparameterize> {
   static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar,
                                const OptionalTensor& given_key, const OptionalGenerator& generator,
@@ -103,8 +103,7 @@ std::tuple<Tensor, Tensor> reparameterize_generator_autograd(const Tensor& mu, c
 }
 
 std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
-  auto outputs =
-      Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), kOneSample, true, nullptr);
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), kOneSample, true, nullptr);
   return {outputs[0], outputs[1]};
 }
 

@@ -2,7 +2,8 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#define VAE_FUSED_HOST_DEVICE __host__ __device__ __forceinline__
+// Device alone: what a .cu file has for the host only starts kernels, and host functions may not call intrinsics.
+#define VAE_FUSED_HOST_DEVICE __device__ __forceinline__
 #define VAE_FUSED_UNROLL _Pragma("unroll")
 #else
 // Always inlined: the same function is compiled with different instruction sets, and an out-of-line copy of one of

@@ -18,7 +18,9 @@ def reduce(elements: Tensor, reduction: str) -> Tensor:
     return elements.mean() if reduction == "mean" else elements.sum()
 
 
-def kl_elements(mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None) -> Tensor:
+def kl_elements(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
+) -> Tensor:
     prior_mu = torch.zeros_like(mu) if prior_mu is None else prior_mu
     prior_logvar = torch.zeros_like(mu) if prior_logvar is None else prior_logvar
     distance = (mu - prior_mu).pow(2)

@@ -1,0 +1,153 @@
+// The objective in one launch: the units of the reconstruction come first, those of the latents follow.
+#include "cuda/elbo_loss.h"
+
+#include "core/reconstruction.h"
+#include "cuda/kl_element.h"
+
+namespace vae_fused {
+namespace {
+
+// Elements that a thread loads before it uses the first: 64 bytes of float32 pairs in flight, 32 of the half types.
+constexpr int kDataGroup = 8;
+
+// Squares are summed in float64, where the product of two floats is exact.
+template <class Access, class R, class S>
+__device__ __forceinline__ double reconstruction_of_unit(const ElboLossParams& launch, const Unit& unit) {
+  using T = typename Access::Compute;
+  constexpr int kGroup = Access::kGroup;
+  const ReconstructionParams& p = launch.data;
+  const T weight = unit.exists ? static_cast<T>(weight_of(p.weight, unit.item)) : T(0);
+  double sum = 0.0;
+  for_each_group<kGroup>(launch.data_work, unit, [&](int at, int count) {
+    const typename Access::Cursor cursor(p.extent, unit.begin + at, count);
+    T recon[kGroup], target[kGroup];
+    cursor.template load<R>(p.recon, recon);
+    cursor.template load<S>(p.target, target);
+#pragma unroll
+    for (int e = 0; e < kGroup; ++e) {
+      const auto element = squared_error(recon[e], target[e]);
+      const double root = element.root;
+      sum += root * root;
+      recon[e] = weight * element.derivative;
+    }
+    if (p.grad_recon.data != nullptr) cursor.template store<R>(p.grad_recon, recon);
+    if (p.grad_target.data == nullptr) return;
+#pragma unroll
+    for (int e = 0; e < kGroup; ++e) target[e] = -recon[e];
+    cursor.template store<S>(p.grad_target, target);
+  });
+  return sum;
+}
+
+// Latents are few beside the data, so one kernel for all their types will do.
+template <class T>
+__device__ __forceinline__ double latent_of_unit(const ElboLossParams& launch, const Unit& unit) {
+  if (!unit.exists) return 0.0;
+  const T weight = static_cast<T>(weight_of(launch.latent.weight, unit.item) * weight_of(launch.beta, 0));
+  return kl_divergence_of_unit<GenericAccess<T, 1>, T, false>(launch.latent, launch.latent_work, unit, weight);
+}
+
+// What falls to one lane of a team of the given KL of one item, or of all where there is one sum.
+__device__ __forceinline__ double given_kl_of_lane(const ElboLossParams& p, int64_t item, int lane, int team) {
+  if (p.data_work.items != 1) return lane == 0 ? weight_of(p.given_kl, item) : 0.0;
+  double sum = 0.0;
+  for (int64_t of = lane; of < p.batch; of += team) sum += weight_of(p.given_kl, of);
+  return sum;
+}
+
+__device__ __forceinline__ void write_results(const ElboLossParams& p, int64_t item, double data_sum,
+                                              double latent_sum) {
+  const double data = data_sum / p.data_divisor, latent = latent_sum / p.latent_divisor;
+  write_sum(p.loss, p.wide_results, item, data + weight_of(p.beta, 0) * latent);
+  write_sum(p.reconstruction, p.wide_results, item, data);
+  write_sum(p.kl, p.wide_results, item, latent);
+}
+
+template <class Access, class R, class S>
+__global__ void __launch_bounds__(kBlock, 3) elbo_loss_kernel(const __grid_constant__ ElboLossParams p) {
+  using T = typename Access::Compute;
+  if (p.nothing_if_one && weight_of(p.grad_loss, 0) == 1.0) return;
+  const bool sums = p.sums();
+  const int64_t data_steps = p.data_steps(), steps = p.steps();
+  if (p.grad_given_kl.data != nullptr) {
+    for (int64_t item = blockIdx.x * int64_t{kBlock} + threadIdx.x; item < p.batch;
+         item += gridDim.x * int64_t{kBlock}) {
+      const double gradient = weight_of(p.grad_loss, item) * weight_of(p.beta, 0) / p.latent_divisor;
+      write_number(p.grad_given_kl.data, p.grad_given_kl.type, item * p.grad_given_kl.strides[0], gradient);
+    }
+  }
+  for (int64_t step = blockIdx.x; step < steps; step += gridDim.x) {
+    const bool with_data = step < data_steps, with_latent = p.paired || !with_data;
+    const Unit unit = unit_of(with_data ? p.data_work : p.latent_work, with_data ? step : step - data_steps);
+    double data = 0.0, latent = 0.0;
+    if (with_data) data = reconstruction_of_unit<Access, R, S>(p, unit);
+    if (with_latent && p.with_latent) {
+      latent = latent_of_unit<T>(p, unit_of(p.latent_work, p.paired ? step : step - data_steps));
+    } else if (with_latent && unit.exists) {
+      latent = given_kl_of_lane(p, unit.item, unit.lane, p.data_work.team);
+    }
+    if (!sums) continue;
+    const int team = with_data ? p.data_work.team : p.latent_work.team;
+    if (with_data) data = team_sum(data, team);
+    if (with_latent) latent = team_sum(latent, team);
+    if (unit.lane != 0 || !unit.exists) continue;
+    if (p.paired) {
+      write_results(p, unit.item, data, latent);
+    } else if (with_data) {
+      p.data_partials[unit.index] = data;
+    } else {
+      p.latent_partials[unit.index] = latent;
+    }
+  }
+  if (!sums || p.paired || !is_last_block(p.ticket)) return;
+  for_each_item(p.data_work.items, [&](int64_t item, int lane, int team, bool exists) {
+    double data = 0.0, latent = 0.0;
+    if (exists) {
+      data = lane_sum(p.data_partials, p.data_work, item, lane, team);
+      latent = p.with_latent ? lane_sum(p.latent_partials, p.latent_work, item, lane, team)
+                             : given_kl_of_lane(p, item, lane, team);
+    }
+    data = team_sum(data, team);
+    latent = team_sum(latent, team);
+    if (lane == 0 && exists) write_results(p, item, data, latent);
+  });
+}
+
+template <class Access, class R, class S>
+void start(const ElboLossParams& p, const LaunchSite& site) {
+  const auto kernel = &elbo_loss_kernel<Access, R, S>;
+  VAE_FUSED_LAUNCH(kernel, site.grid(p.steps()), site.stream, p);
+}
+
+}  // namespace
+
+void pair_terms(ElboLossParams& p) {
+  p.paired = p.sums() && p.data_work.pieces == 1 && (!p.with_latent || p.latent_work.pieces == 1);
+  if (p.paired && p.with_latent) {
+    p.data_work.team = p.latent_work.team = std::max(p.data_work.team, p.latent_work.team);
+  }
+}
+
+void launch_elbo_loss(const ElboLossParams& params, const LaunchSite& site) {
+  ElboLossParams p = params;
+  give_rank(p.data.extent);
+  give_rank(p.latent.extent);
+  if (p.data.wide || p.latent.wide) return start<GenericAccess<double, 1>, double, double>(p, site);
+  with_storage(p.data.recon.type, [&](auto recon) {
+    with_storage(p.data.target.type, [&](auto target) {
+      using R = typename decltype(recon)::Type;
+      using S = typename decltype(target)::Type;
+      if (vectorizes(p.data.extent, p.data_work.item_numel, kDataGroup,
+                     {{p.data.recon, kStorage<R>},
+                      {p.data.target, kStorage<S>},
+                      {p.data.grad_recon, kStorage<R>},
+                      {p.data.grad_target, kStorage<S>}})) {
+        start<VectorAccess<kDataGroup>, R, S>(p, site);
+      } else {
+        start<GenericAccess<float, 1>, float, float>(p, site);
+      }
+    });
+  });
+}
+
+}  // namespace vae_fused

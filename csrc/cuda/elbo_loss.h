@@ -1,0 +1,42 @@
+#pragma once
+
+#include "cuda/launch.h"
+
+namespace vae_fused {
+
+// One launch of the objective: both terms, their sums or their gradients or both.
+struct ElboLossParams {
+  ReconstructionParams data;
+  Work data_work;
+  bool with_data;
+  KLDivergenceParams latent;
+  Work latent_work;
+  bool with_latent;
+  Weight beta;            // one number
+  bool nothing_if_one;    // read grad_loss and leave if it is 1
+  Weight grad_loss;       // [] or [B]; scale 1
+  Weight given_kl;        // [B], takes the place of the latents; scale 1
+  int64_t batch;          // B
+  Operand grad_given_kl;  // [B]
+
+  // Sums, where loss is not null. With one piece an item for both terms, one team works on both and writes the results.
+  void *loss, *reconstruction, *kl;  // [items] float, or double where wide_results
+  bool wide_results;
+  bool paired;
+  double data_divisor, latent_divisor;
+  double* data_partials;    // [items, pieces]
+  double* latent_partials;  // [items, pieces]
+  Ticket ticket;
+
+  constexpr bool sums() const { return loss != nullptr; }
+  // The units of the data come first, those of the latents follow, or go along with them.
+  constexpr int64_t data_steps() const { return with_data ? data_work.steps() : 0; }
+  constexpr int64_t steps() const { return data_steps() + (with_latent && !paired ? latent_work.steps() : 0); }
+};
+
+// Gives both terms one team where each has one piece an item.
+void pair_terms(ElboLossParams& p);
+
+void launch_elbo_loss(const ElboLossParams& p, const LaunchSite& site);
+
+}  // namespace vae_fused

@@ -1,0 +1,62 @@
+// The KL divergence from the unit prior or a given one, and its backward.
+#include "cuda/kl_divergence.h"
+
+#include "cuda/kl_element.h"
+
+namespace vae_fused {
+namespace {
+
+struct KLDivergenceLaunch {
+  KLDivergenceParams p;
+  Work work;
+  Summation sum;
+};
+
+template <class Access, class S, bool kPrior>
+__global__ void __launch_bounds__(kBlock, 3) kl_divergence_kernel(const __grid_constant__ KLDivergenceLaunch launch) {
+  using T = typename Access::Compute;
+  for_each_unit(launch.work, launch.sum, [&](const Unit& unit) {
+    if (!unit.exists) return 0.0;
+    const T weight = static_cast<T>(weight_of(launch.p.weight, unit.item));
+    return kl_divergence_of_unit<Access, S, kPrior>(launch.p, launch.work, unit, weight);
+  });
+}
+
+template <class Access, class S>
+void start(const KLDivergenceLaunch& launch, const LaunchSite& site) {
+  const bool prior = launch.p.prior_mu.data != nullptr || launch.p.prior_logvar.data != nullptr;
+  const auto kernel = prior ? &kl_divergence_kernel<Access, S, true> : &kl_divergence_kernel<Access, S, false>;
+  VAE_FUSED_LAUNCH(kernel, site.grid(launch.work.steps()), site.stream, launch);
+}
+
+}  // namespace
+
+void launch_kl_divergence(const KLDivergenceParams& params, const Work& work, const Summation& sum,
+                          const LaunchSite& site) {
+  KLDivergenceLaunch launch{params, work, sum};
+  KLDivergenceParams& p = launch.p;
+  give_rank(p.extent);
+  if (p.wide) return start<GenericAccess<double, 1>, double>(launch, site);
+  with_storage(p.mu.type, [&](auto storage) {
+    using S = typename decltype(storage)::Type;
+    constexpr int kGroup = 16 / sizeof(S);
+    constexpr ElementType type = kStorage<S>;
+    if (vectorizes(p.extent, work.item_numel, kGroup,
+                   {{p.mu, type},
+                    {p.logvar, type},
+                    {p.prior_mu, type},
+                    {p.prior_logvar, type},
+                    {p.elements, type},
+                    {p.grad_elements, type},
+                    {p.grad_mu, type},
+                    {p.grad_logvar, type},
+                    {p.grad_prior_mu, type},
+                    {p.grad_prior_logvar, type}})) {
+      start<VectorAccess<kGroup>, S>(launch, site);
+    } else {
+      start<GenericAccess<float, 1>, float>(launch, site);
+    }
+  });
+}
+
+}  // namespace vae_fused

@@ -1,0 +1,60 @@
+// The noise itself.
+#include "cuda/standard_normal.h"
+
+#include "cuda/noise.h"
+#include "cuda/sum.h"
+
+namespace vae_fused {
+namespace {
+
+struct StandardNormalLaunch {
+  KeySource source;
+  Extent extent;
+  Operand out;
+  Work work;
+};
+
+template <class Access, class S>
+__global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
+    standard_normal_kernel(const __grid_constant__ StandardNormalLaunch launch) {
+  using T = typename Access::Compute;
+  for_each_unit(launch.work, Summation{}, [&](const Unit& unit) {
+    const Key key = key_of(launch.source, unit.item);
+    for_each_group<Access::kGroup>(launch.work, unit, [&](int at, int count) {
+      T normals[Access::kGroup];
+      fill_normals<Access::kAligned>(key, unit.within + at, normals);
+      const typename Access::Cursor cursor(launch.extent, unit.begin + at, count);
+      cursor.template store<S>(launch.out, normals);
+    });
+    return 0.0;
+  });
+}
+
+template <class Access, class S>
+void start(const StandardNormalLaunch& launch, const LaunchSite& site) {
+  const auto kernel = &standard_normal_kernel<Access, S>;
+  VAE_FUSED_LAUNCH(kernel, site.grid(launch.work.steps()), site.stream, launch);
+}
+
+}  // namespace
+
+void launch_standard_normal(const StandardNormalParams& p, const Work& work, const LaunchSite& site) {
+  StandardNormalLaunch launch{};
+  launch.source.given = p.key;
+  launch.extent.rank = 1;
+  launch.extent.sizes[0] = p.numel;
+  launch.out = {p.out, p.type, {1}};
+  launch.work = work;
+  if (p.type == ElementType::kDouble) return start<GenericAccess<double, 2>, double>(launch, site);
+  with_storage(p.type, [&](auto storage) {
+    using S = typename decltype(storage)::Type;
+    constexpr int kGroup = 16 / sizeof(S);
+    if (vectorizes(launch.extent, p.item_numel, kGroup, {{launch.out, kStorage<S>}})) {
+      start<VectorAccess<kGroup>, S>(launch, site);
+    } else {
+      start<GenericAccess<float, 4>, float>(launch, site);
+    }
+  });
+}
+
+}  // namespace vae_fused

@@ -28,7 +28,7 @@ def _ours(recon: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Te
 
 
 def _native(recon: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-    # Not the objective, but its graph: a node with an edge to mu and to logvar, and a loss with an edge to it and recon.
+    # Not the objective, but its graph: a node with edges to mu and logvar, and a loss with edges to it and to recon.
     z = torch.mul(mu, logvar)
     return torch.nn.functional.mse_loss(recon, z, reduction="sum"), z
 

@@ -1,6 +1,6 @@
 """Activation checkpointing of whole models: reentrant, non-reentrant, selective, and inside torch.compile.
 
-No key is given: the recomputed forward has to draw the noise of the first. Single functions are in test_checkpointing.py.
+No key is given: the recomputed forward has to draw the noise of the first. Single functions: test_checkpointing.py.
 """
 
 from __future__ import annotations

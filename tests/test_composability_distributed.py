@@ -1,4 +1,4 @@
-"""Data-parallel training through torchrun on gloo: the gradients of one process on the whole batch, on any number of ranks."""
+"""Data parallelism through torchrun on gloo: one process's gradients on the whole batch, on any number of ranks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One rank of the distributed tests, started by torchrun: `distributed_worker.py OUT_FILE`.
 
-It trains the same model on its share of one batch with DistributedDataParallel and with fully_shard. Each item has a key
-of its own, so its noise does not depend on the rank that has it. Rank 0 writes what all ranks agree on to OUT_FILE.
+It trains the same model on its share of one batch with DistributedDataParallel and with fully_shard. Each item has a
+key of its own, so its noise does not depend on the rank that has it. Rank 0 writes the results to OUT_FILE.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,26 +16,30 @@ TIMEOUT = 120
 WORKER = Path(distributed_worker.__file__)
 
 
-def run(command, timeout=TIMEOUT):
-    """Runs a command in a process group of its own, and ends the whole group if it does not finish."""
+def run(command, log, timeout=TIMEOUT):
+    """Runs torchrun and ends it, with its workers, if it does not finish."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"no end after {timeout} seconds:\n{output}", pytrace=False)
-    assert process.returncode == 0, output
+    # A file and no pipe: a worker that outlives torchrun would keep a pipe open, and the reader waiting.
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun passes it on: its workers are in sessions of their own
+            try:
+                process.wait(40)
+            finally:
+                process.kill()
+            pytest.fail(f"no end after {timeout} seconds:\n{log.read_text()}", pytrace=False)
+    assert process.returncode == 0, log.read_text()
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
 def results(request, tmp_path_factory):
-    out_file = tmp_path_factory.mktemp("distributed") / "results.pt"
+    folder = tmp_path_factory.mktemp("distributed")
+    out_file = folder / "results.pt"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    run([*torchrun, str(WORKER), str(out_file)])
+    run([*torchrun, str(WORKER), str(out_file)], folder / "log")
     return torch.load(out_file, weights_only=True)
 
 

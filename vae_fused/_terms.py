@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 
 class ELBOTerms(NamedTuple):
@@ -19,3 +20,7 @@ class ELBOTerms(NamedTuple):
     loss: Tensor
     reconstruction: Tensor
     kl: Tensor
+
+
+# torch.export.save writes a result's type down under this name.
+_register_namedtuple(ELBOTerms, serialized_type_name="vae_fused.ELBOTerms")

@@ -295,9 +295,13 @@ def elbo_loss(
     arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
     arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
     arguments.check_beta(beta, recon)
+    beta_value, beta_tensor = 1.0, None
     if isinstance(beta, Tensor):
-        beta_value, beta_tensor = 1.0, beta
+        beta_tensor = beta
+    elif torch.compiler.is_compiling():
+        # A product is what Dynamo traces without taking the float's value, so that another beta does not recompile.
+        beta_tensor = torch.ones((), dtype=torch.float64, device=recon.device) * beta
     else:
-        beta_value, beta_tensor = float(beta), None
+        beta_value = float(beta)
     terms = ops.elbo_loss.default(recon, target, mu, logvar, kl, beta_value, beta_tensor, recon_loss, reduction)
     return ELBOTerms(*terms) if return_terms else terms[0]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import _register_namedtuple
 
 from vae_fused import _arguments as arguments
 from vae_fused import functional
@@ -30,6 +31,10 @@ class VAEOutput(NamedTuple):
     logvar: Tensor
     z: Tensor
     kl: Tensor
+
+
+# torch.export.save writes a result's type down under this name.
+_register_namedtuple(VAEOutput, serialized_type_name="vae_fused.VAEOutput")
 
 
 def _encoder_width(encoder: nn.Module) -> int | None:

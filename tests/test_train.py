@@ -24,7 +24,6 @@ from vae_fused.train.settings import Settings
 from vae_fused.train.threads import fitting_threads
 from vae_fused.train.trainer import evaluate
 
-
 RUN_FILES = {"config.json", "metrics.jsonl", "model.safetensors", "reconstructions.png", "samples.png", "curves.png"}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

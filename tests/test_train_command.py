@@ -153,7 +153,7 @@ def test_the_process_exits_with_the_code_and_no_traceback(tmp_path: Path) -> Non
         "--out",
         str(tmp_path / "run"),
     ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("vae-fused: ")
     assert result.stderr.count("\n") == 1
@@ -175,8 +175,9 @@ except ImportError as error:
 """
 
 
-def test_without_the_extra_the_core_works_and_the_command_says_what_to_install() -> None:
-    result = subprocess.run([sys.executable, "-c", BLOCKED_EXTRA], capture_output=True, text=True, check=False)
+def test_without_the_extra_the_core_works_and_the_command_says_what_to_install(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BLOCKED_EXTRA]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1, result.stderr
     assert result.stderr.count("\n") == 1
     assert 'pip install "vae_fused[train]"' in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,3 +27,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(20240607)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a short training run left."""
+    # Imported here: most tests do without the training extra.
+    from helpers.training import train
+
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert train(out, epochs=3) == 0
+    return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import torch
 from helpers.inputs import key_of
@@ -59,7 +60,12 @@ def test_workers_draw_different_noise_that_follows_the_seed():
 def run(script):
     """Runs a script in a process of its own, which is killed if it hangs."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], timeout=TIMEOUT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=Path(__file__).parent,  # not the root of the source, where "-c" would find the package unbuilt
+        timeout=TIMEOUT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

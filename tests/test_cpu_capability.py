@@ -48,11 +48,19 @@ for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
 torch.save(results, sys.argv[1])
 """
 
+# "python -c" puts the working directory on the path; in the root of the source it would find the package unbuilt.
+ELSEWHERE = Path(__file__).parent
+
 
 def run(capability, *arguments, program=PROGRAM):
     environment = {**os.environ, "VAE_FUSED_CPU_CAPABILITY": capability}
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *arguments],
+        cwd=ELSEWHERE,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -132,7 +140,9 @@ def test_an_empty_value_means_the_best():
     program = "import vae_fused as vf; print(vf.build_info()['cpu_capability'])"
     environment = {k: v for k, v in os.environ.items() if k != "VAE_FUSED_CPU_CAPABILITY"}
     finished = [
-        subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=ELSEWHERE, env=env, capture_output=True, text=True, check=True
+        ).stdout
         for env in (environment, {**environment, "VAE_FUSED_CPU_CAPABILITY": ""})
     ]
     assert finished[0] == finished[1]

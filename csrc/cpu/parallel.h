@@ -5,8 +5,8 @@
 #include <c10/util/SmallVector.h>
 
 #include <algorithm>
-#include <numeric>
 
+#include "core/compensated_sum.h"
 #include "cpu/kernels/kernel_table.h"
 
 namespace vae_fused {
@@ -31,6 +31,10 @@ void run_tiles(TileKernel<Params> kernel, const Params& params, const TilePlan& 
                    [&](int64_t first, int64_t last) { kernel(params, plan, first, last); });
 }
 
-inline double sum_of(const double* partials, int64_t count) { return std::accumulate(partials, partials + count, 0.0); }
+inline double sum_of(const double* partials, int64_t count) {
+  CompensatedSum sum;
+  for (int64_t i = 0; i < count; ++i) sum.add(partials[i]);
+  return sum.total();
+}
 
 }  // namespace vae_fused

@@ -5,65 +5,26 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
-#include "checks.h"
 #include "cuda/device.h"
+#include "objective.h"
 #include "operands.h"
-#include "reduction.h"
-#include "sampling.h"
 
 namespace vae_fused {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
-
-// Gradients of the objective, undefined where nobody asked.
-struct Gradients {
-  Tensor recon, target, mu, logvar, kl;
-};
-
 Weight one_number(double value) { return {nullptr, ElementType::kDouble, 0, value}; }
 
 // A CPU beta is read here; one on the device when the kernel runs, so that a captured graph follows its schedule.
-Weight weight_of_beta(double beta, const OptionalTensor& beta_tensor, const Tensor& like) {
-  if (!present(beta_tensor)) return one_number(beta);
-  if (beta_tensor->device() != like.device()) return one_number(beta_tensor->item<double>());
-  return weight_of_gradient(*beta_tensor, 1.0);
+Weight weight_of_beta(const Objective& objective) {
+  if (!present(objective.beta_tensor)) return one_number(objective.beta);
+  const Tensor& beta = *objective.beta_tensor;
+  if (beta.device() != objective.recon.device()) return one_number(beta.item<double>());
+  return weight_of_gradient(beta, 1.0);
 }
 
-// The arguments of the objective, checked.
-struct Objective {
-  const Tensor& recon;
-  const Tensor& target;
-  Tensor mu, logvar, kl;  // either the pair or kl is defined
-  Weight beta;
-  Reduction reduction;
-
-  Objective(const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
-            const OptionalTensor& kl, double beta_value, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-            std::string_view reduction_name)
-      : recon(recon), target(target), reduction(parse_reduction(reduction_name, /*allow_none=*/false)) {
-    check_reconstruction(recon, target);
-    check_recon_loss(recon_loss);
-    check_kl_source(recon, mu, logvar, kl, reduction);
-    check_beta(beta_tensor, recon);
-    if (present(kl)) {
-      this->kl = *kl;
-    } else {
-      this->mu = *mu;
-      this->logvar = *logvar;
-    }
-    beta = weight_of_beta(beta_value, beta_tensor, recon);
-  }
-
-  bool by_item() const { return reduction == Reduction::kSample; }
-  int64_t batch() const { return recon.size(0); }
-  Work work_of(const Tensor& term) const {
-    return by_item() ? Work(batch(), numel_per_item(term)) : Work(1, term.numel());
-  }
-  double data_divisor() const { return divisor(reduction, batch(), recon.numel()); }
-  double latent_divisor() const { return divisor(reduction, batch(), mu.defined() ? mu.numel() : 0); }
-  at::ScalarType result_type() const { return accumulation_type({&recon, &target, mu.defined() ? &mu : &kl}); }
-};
+Work work_of(const Objective& objective, const Tensor& term) {
+  return Work(objective.sums(), objective.numel_of_sum(term));
+}
 
 // The operands and the work of both terms; no sums yet. grad_loss is undefined for an incoming gradient of 1.
 ElboLossParams params_of(const Objective& objective, const Gradients& grads, const Tensor& grad_loss) {
@@ -72,7 +33,7 @@ ElboLossParams params_of(const Objective& objective, const Gradients& grads, con
   };
   ElboLossParams p{};
   p.batch = objective.batch();
-  p.beta = objective.beta;
+  p.beta = weight_of_beta(objective);
   p.grad_loss = weight(1.0);
   p.data_divisor = objective.data_divisor();
   p.latent_divisor = objective.latent_divisor();
@@ -86,7 +47,7 @@ ElboLossParams params_of(const Objective& objective, const Gradients& grads, con
   data.wide = accumulation_type({&objective.recon, &objective.target}) == at::kDouble;
   data.numel = objective.recon.numel();
   data.weight = weight(1.0 / p.data_divisor);
-  p.data_work = objective.work_of(objective.recon);
+  p.data_work = work_of(objective, objective.recon);
   data.item_numel = p.data_work.item_numel;
 
   if (objective.mu.defined()) {
@@ -99,7 +60,7 @@ ElboLossParams params_of(const Objective& objective, const Gradients& grads, con
     latent.wide = objective.mu.scalar_type() == at::kDouble;
     latent.numel = objective.mu.numel();
     latent.weight = weight(1.0 / p.latent_divisor);
-    p.latent_work = objective.work_of(objective.mu);
+    p.latent_work = work_of(objective, objective.mu);
     latent.item_numel = p.latent_work.item_numel;
   } else {
     p.given_kl = weight_of_gradient(objective.kl, 1.0);
@@ -152,11 +113,6 @@ void backward(const Objective& objective, const Tensor& grad_loss, const Gradien
   check_launch();
 }
 
-void check_grad_loss(const Objective& objective, const Tensor& grad_loss) {
-  const auto shape = objective.by_item() ? objective.recon.sizes().slice(0, 1) : at::IntArrayRef();
-  check_gradient("grad_loss", grad_loss, shape, objective.recon.device());
-}
-
 Tensor like_if(bool wanted, const Tensor& tensor) {
   return wanted && tensor.defined() ? at::empty_like(tensor) : Tensor();
 }
@@ -205,17 +161,8 @@ void elbo_loss_backward_inplace_cuda(const Tensor& grad_loss, const Tensor& reco
   const c10::DeviceGuard guard(recon.device());
   const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
   check_grad_loss(objective, grad_loss);
-  const Gradients grads{grad_recon.value_or(Tensor()), Tensor(), grad_mu.value_or(Tensor()),
-                        grad_logvar.value_or(Tensor()), Tensor()};
-  const auto check_buffer = [](const char* name, const Tensor& grad, const Tensor& of) {
-    if (!grad.defined()) return;
-    TORCH_CHECK_VALUE(of.defined(), name, " has nothing that it is the gradient of");
-    check_gradient(name, grad, of.sizes(), of.device());
-  };
-  check_buffer("grad_recon", grads.recon, recon);
-  check_buffer("grad_mu", grads.mu, objective.mu);
-  check_buffer("grad_logvar", grads.logvar, objective.logvar);
-  backward(objective, grad_loss, grads, /*nothing_if_one=*/!objective.by_item());
+  backward(objective, grad_loss, checked_buffers(objective, grad_recon, grad_mu, grad_logvar),
+           /*nothing_if_one=*/!objective.by_item());
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CUDA, m) {

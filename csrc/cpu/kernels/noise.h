@@ -14,8 +14,10 @@ namespace VAE_FUSED_ISA {
 typedef uint64_t NativeWide __attribute__((vector_size(kNativeLanes * 4)));
 constexpr int kWideLanes = kNativeLanes / 2;
 
-constexpr int kNormalsPerStep = 2 * kLanes;  // of 8 Philox blocks
-constexpr int kBlocksPerStep = kNormalsPerStep / 4;
+// A round waits for the multiplication of the one before: two registers' worth of blocks at a time keep the units busy.
+constexpr int kVectorsPerStep = kParts == 1 ? 2 : 1;
+constexpr int kGroups = kVectorsPerStep * kParts;
+constexpr int kNormalsPerStep = 2 * kLanes * kVectorsPerStep;
 
 VAE_FUSED_INLINE NativeWide multiply_low_halves(NativeWide a, NativeWide b) {
 #if defined(__AVX512F__)
@@ -58,16 +60,37 @@ struct RoundKeys {
   }
 };
 
-// The 32 normals of blocks counter .. counter + 7, in order.
-VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, Float& front, Float& back) {
-  NativeWide word0[kParts], word1[kParts], word2[kParts], word3[kParts];
-  for (int i = 0; i < kParts; ++i) {
-    // Lanes in the order 0, n/2, 1, n/2 + 1, ...: unpacking cosines and sines below then leaves the blocks in order.
-    NativeWide counters;
-    for (int lane = 0; lane < kWideLanes; ++lane) {
-      counters[lane] = counter + i * kWideLanes + lane / 2 + (lane % 2) * (kWideLanes / 2);
-    }
+// Blocks in the order 0, n/2, 1, n/2 + 1, ...: unpacking cosines and sines then leaves the normals in order.
+VAE_FUSED_INLINE NativeWide first_of_lanes() {
+#if VAE_FUSED_NATIVE_LANES == 16
+  return NativeWide{0, 4, 1, 5, 2, 6, 3, 7};
+#elif VAE_FUSED_NATIVE_LANES == 8
+  return NativeWide{0, 2, 1, 3};
+#else
+  return NativeWide{0, 1};
+#endif
+}
+
+// Part i of cosines and sines, in turn.
+VAE_FUSED_INLINE void store_interleaved(float* out, const NormalPair<Float>& pair, int i) {
+  const NativeFloat cosine = pair.first.part[i], sine = pair.second.part[i];
+#if defined(__AVX512F__)
+  const NativeFloat low = _mm512_unpacklo_ps(cosine, sine), high = _mm512_unpackhi_ps(cosine, sine);
+#elif defined(__AVX2__)
+  const NativeFloat low = _mm256_unpacklo_ps(cosine, sine), high = _mm256_unpackhi_ps(cosine, sine);
+#else
+  const NativeFloat low = {cosine[0], sine[0], cosine[1], sine[1]}, high = {cosine[2], sine[2], cosine[3], sine[3]};
+#endif
+  std::memcpy(out, &low, sizeof(low));
+  std::memcpy(out + kNativeLanes, &high, sizeof(high));
+}
+
+// The kNormalsPerStep normals of the blocks from counter on, in order.
+VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, float* out) {
+  NativeWide word0[kGroups], word1[kGroups], word2[kGroups], word3[kGroups];
+  for (int i = 0; i < kGroups; ++i) {
     // The first round on words 2 = 3 = 0.
+    const NativeWide counters = first_of_lanes() + (counter + i * kWideLanes);
     const NativeWide product = multiply_low_halves(counters, NativeWide{} + kPhiloxMultiplier0);
     word0[i] = (counters >> 32) ^ keys.key0[0];
     word1[i] = NativeWide{};
@@ -76,7 +99,7 @@ VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, F
   }
 #pragma GCC unroll 10
   for (int round = 1; round < kPhiloxRounds; ++round) {
-    for (int i = 0; i < kParts; ++i) {
+    for (int i = 0; i < kGroups; ++i) {
       const NativeWide product0 = multiply_low_halves(word0[i], NativeWide{} + kPhiloxMultiplier0);
       const NativeWide product1 = multiply_low_halves(word2[i], NativeWide{} + kPhiloxMultiplier1);
       word0[i] = (product1 >> 32) ^ word1[i] ^ keys.key0[round];
@@ -85,27 +108,15 @@ VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, F
       word3[i] = product0;
     }
   }
-  Float u1, u2;
-  for (int i = 0; i < kParts; ++i) {
-    u1.part[i] = uniforms(word0[i], word2[i]);
-    u2.part[i] = uniforms(word1[i], word3[i]);
-  }
-  const NormalPair<Float> pair = box_muller(u1, u2);
-  for (int i = 0; i < kParts; ++i) {
-    NativeFloat low, high;
-#if defined(__AVX512F__)
-    low = _mm512_unpacklo_ps(pair.first.part[i], pair.second.part[i]);
-    high = _mm512_unpackhi_ps(pair.first.part[i], pair.second.part[i]);
-#elif defined(__AVX2__)
-    low = _mm256_unpacklo_ps(pair.first.part[i], pair.second.part[i]);
-    high = _mm256_unpackhi_ps(pair.first.part[i], pair.second.part[i]);
-#else
-    const NativeFloat cosine = pair.first.part[i], sine = pair.second.part[i];
-    low = NativeFloat{cosine[0], sine[0], cosine[1], sine[1]};
-    high = NativeFloat{cosine[2], sine[2], cosine[3], sine[3]};
-#endif
-    (2 * i < kParts ? front : back).part[(2 * i) % kParts] = low;
-    (2 * i + 1 < kParts ? front : back).part[(2 * i + 1) % kParts] = high;
+  for (int vector = 0; vector < kVectorsPerStep; ++vector) {
+    Float u1, u2;
+    for (int i = 0; i < kParts; ++i) {
+      const int group = vector * kParts + i;
+      u1.part[i] = uniforms(word0[group], word2[group]);
+      u2.part[i] = uniforms(word1[group], word3[group]);
+    }
+    const NormalPair<Float> pair = box_muller(u1, u2);
+    for (int i = 0; i < kParts; ++i) store_interleaved(out + 2 * (vector * kLanes + i * kNativeLanes), pair, i);
   }
 }
 
@@ -118,11 +129,8 @@ VAE_FUSED_INLINE const float* fill_normals(uint64_t seed, uint64_t offset, int64
   const RoundKeys keys(seed);
   const int skip = static_cast<int>(first % 4);
   uint64_t counter = offset + static_cast<uint64_t>(first / 4);
-  for (int64_t done = 0; done < count + skip; done += kNormalsPerStep, counter += kBlocksPerStep) {
-    Float front, back;
-    normals_of_step(counter, keys, front, back);
-    store(buffer + done, front);
-    store(buffer + done + kLanes, back);
+  for (int64_t done = 0; done < count + skip; done += kNormalsPerStep, counter += kNormalsPerStep / 4) {
+    normals_of_step(counter, keys, buffer + done);
   }
   return buffer + skip;
 }

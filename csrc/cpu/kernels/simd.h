@@ -137,11 +137,13 @@ VAE_FUSED_INLINE void split_exponent(Float x, Float& mantissa, Float& exponent) 
 
 VAE_FUSED_INLINE Float load(const float* source) {
   Float result;
-  std::memcpy(&result, source, sizeof(result));
+  for (int i = 0; i < kParts; ++i) std::memcpy(&result.part[i], source + i * kNativeLanes, sizeof(NativeFloat));
   return result;
 }
 
-VAE_FUSED_INLINE void store(float* destination, Float value) { std::memcpy(destination, &value, sizeof(value)); }
+VAE_FUSED_INLINE void store(float* destination, Float value) {
+  for (int i = 0; i < kParts; ++i) std::memcpy(destination + i * kNativeLanes, &value.part[i], sizeof(NativeFloat));
+}
 
 // The first count < 16 lanes; the others read as 0 and are not written.
 VAE_FUSED_INLINE Float load_partial(const float* source, int count) {

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "core/compensated_sum.h"
 #include "cpu/kernels/convert.h"
 #include "cpu/kernels/simd_math.h"
 #include "cpu/tile_plan.h"
@@ -105,11 +106,9 @@ struct VectorOf<float> {
   static constexpr int kCount = kLanes;
 };
 
-struct ScalarSum {
-  double sum = 0.0;
-  void add(double value) { sum += value; }
-  void add_square(double value) { sum += value * value; }
-  double total() const { return sum; }
+// float64 sums of float64 data: as exact as the data.
+struct ScalarSum : CompensatedSum {
+  VAE_FUSED_HOST_DEVICE void add_square(double value) { add(value * value); }
 };
 template <>
 struct VectorOf<double> {

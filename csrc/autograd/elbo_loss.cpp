@@ -79,6 +79,9 @@ struct DetachedTerms {
 };
 
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
+  // Compiled autograd may trace the backward: it calls operators only.
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
                         const OptionalTensor& logvar, const OptionalTensor& kl, const OptionalTensor& beta_tensor,
                         double beta, std::string_view recon_loss, std::string_view reduction, bool with_gradients,
@@ -123,7 +126,9 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     std::array<bool, 5> missing;
     for (int i = 0; i < 5; ++i) missing[i] = needs_gradient(ctx, saved, i);
 
-    if (ctx->saved_data.count("grad_recon") != 0 && !at::GradMode::is_enabled()) {
+    // A batch of incoming gradients (is_grads_batched) does not fit into one buffer.
+    if (ctx->saved_data.count("grad_recon") != 0 && !at::GradMode::is_enabled() &&
+        !at::isTensorSubclassLike(grad_loss)) {
       // Given away once: a second backward computes them again, because the first owner may have added into them.
       const auto take = [&](const char* name) {
         const Tensor gradient = ctx->saved_data[name].toTensor();

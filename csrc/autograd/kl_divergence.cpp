@@ -50,6 +50,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_autograd(
 }
 
 struct KLDivergence : torch::autograd::Function<KLDivergence> {
+  // Compiled autograd may trace the backward: it calls operators only.
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
                         const OptionalTensor& prior_logvar, std::string_view reduction) {
     ctx->save_for_backward({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)});

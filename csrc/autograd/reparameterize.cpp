@@ -50,6 +50,9 @@ std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor
 // The outputs are z and, with_kl, kl. Without a given key, drawn_key receives the one that was drawn: a result that is
 // no output, because autograd has nothing to know of it.
 struct Reparameterize : torch::autograd::Function<Reparameterize> {
+  // Compiled autograd may trace the backward: it calls operators only.
+  static constexpr bool is_traceable = true;
+
   static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar,
                                const OptionalTensor& given_key, const OptionalGenerator& generator,
                                std::optional<int64_t> num_samples, bool with_kl, Tensor* drawn_key) {

@@ -11,7 +11,8 @@ namespace vae_fused {
 
 using at::Tensor;
 
-// An uninitialised z: like mu, or K times that, each sample in the memory format of mu.
+// An uninitialised z from torch's allocator: like mu, or K times that, each sample in the memory format of mu. The CPU
+// kernels have their own allocation, cpu/allocate.h.
 inline Tensor empty_samples(const Tensor& mu, std::optional<int64_t> num_samples) {
   if (!num_samples) return at::empty_like(mu);
   const Tensor one = at::empty_like(mu, mu.options().device(at::kMeta));

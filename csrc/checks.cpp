@@ -110,10 +110,17 @@ void check_num_samples(std::optional<int64_t> num_samples) {
 
 void check_reconstruction(const Tensor& recon, const Tensor& target) {
   check_batched("recon", recon);
-  check_floating("target", target);
+  TORCH_CHECK_TYPE(is_supported(target.scalar_type()) || target.scalar_type() == at::kByte,
+                   "target must be uint8, float16, bfloat16, float32 or float64, got ", name_of(target.scalar_type()));
   TORCH_CHECK_VALUE(target.sizes() == recon.sizes(), "target must have the shape of recon, ", recon.sizes(), ", got ",
                     target.sizes());
   check_same_device("target", target, "recon", recon);
+}
+
+void check_target_scale(const Tensor& target, double scale, double shift) {
+  TORCH_CHECK_VALUE(target.scalar_type() == at::kByte || (scale == 1.0 && shift == 0.0),
+                    "target_scale and target_shift say how a uint8 target is read, got a target of ",
+                    name_of(target.scalar_type()));
 }
 
 void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const std::optional<Tensor>& logvar,

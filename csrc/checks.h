@@ -40,6 +40,9 @@ void check_num_samples(std::optional<int64_t> num_samples);
 
 void check_reconstruction(const Tensor& recon, const Tensor& target);
 
+// A scale and a shift say how bytes are read; any other target is taken as it is.
+void check_target_scale(const Tensor& target, double scale, double shift);
+
 // The KL comes from mu and logvar or from kl, never from both or neither.
 void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const std::optional<Tensor>& logvar,
                      const std::optional<Tensor>& kl, Reduction reduction);

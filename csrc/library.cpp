@@ -39,28 +39,32 @@ TORCH_LIBRARY(vae_fused, m) {
       " -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)",
       pure);
 
-  // beta_tensor, where given, takes the place of beta and is read when the kernel runs.
+  // beta_tensor, where given, takes the place of beta and is read when the kernel runs. A uint8 target is read as
+  // target_scale * byte + target_shift.
   m.def(
       "elbo_loss(Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta,"
-      " Tensor? beta_tensor, str recon_loss, str reduction)"
+      " Tensor? beta_tensor, str recon_loss, str reduction, *, float target_scale=1.0, float target_shift=0.0)"
       " -> (Tensor loss, Tensor reconstruction, Tensor kl)",
       pure);
   // One pass: the gradients are those of an incoming gradient of 1.
   m.def(
       "elbo_loss_with_gradients(Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta,"
-      " Tensor? beta_tensor, str recon_loss, str reduction, bool[3] output_mask)"
+      " Tensor? beta_tensor, str recon_loss, str reduction, bool[3] output_mask,"
+      " *, float target_scale=1.0, float target_shift=0.0)"
       " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu, Tensor grad_logvar)",
       pure);
   m.def(
       "elbo_loss_backward(Tensor grad_loss, Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl,"
-      " float beta, Tensor? beta_tensor, str recon_loss, str reduction, bool[5] output_mask)"
+      " float beta, Tensor? beta_tensor, str recon_loss, str reduction, bool[5] output_mask,"
+      " *, float target_scale=1.0, float target_shift=0.0)"
       " -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl)",
       pure);
   // Makes gradients of an incoming gradient of 1 those of grad_loss; where that is 1 it only reads it.
   m.def(
       "elbo_loss_backward_(Tensor grad_loss, Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl,"
       " float beta, Tensor? beta_tensor, str recon_loss, str reduction, Tensor(a!)? grad_recon,"
-      " Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar) -> ()",
+      " Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar,"
+      " *, float target_scale=1.0, float target_shift=0.0) -> ()",
       pure);
 }
 

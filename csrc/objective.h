@@ -1,42 +1,40 @@
 // The arguments of the objective, checked once for CPU and CUDA.
 #pragma once
 
-#include <optional>
-#include <string_view>
-
 #include "checks.h"
+#include "objective_arguments.h"
 #include "reduction.h"
 #include "sampling.h"
 
 namespace vae_fused {
-
-using OptionalTensor = std::optional<Tensor>;
 
 struct Objective {
   const Tensor& recon;
   const Tensor& target;
   Tensor mu, logvar, kl;  // either the pair or kl is defined
   double beta;            // where beta_tensor is absent
-  OptionalTensor beta_tensor;
+  const OptionalTensor& beta_tensor;
   Reduction reduction;
+  double target_scale, target_shift;  // of a uint8 target
 
-  Objective(const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
-            const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-            std::string_view reduction_name)
-      : recon(recon),
-        target(target),
-        beta(beta),
-        beta_tensor(beta_tensor),
-        reduction(parse_reduction(reduction_name, /*allow_none=*/false)) {
+  explicit Objective(const ObjectiveArguments& a)
+      : recon(a.recon),
+        target(a.target),
+        beta(a.beta),
+        beta_tensor(a.beta_tensor),
+        reduction(parse_reduction(a.reduction, /*allow_none=*/false)),
+        target_scale(a.target_scale),
+        target_shift(a.target_shift) {
     check_reconstruction(recon, target);
-    check_recon_loss(recon_loss);
-    check_kl_source(recon, mu, logvar, kl, reduction);
+    check_target_scale(target, target_scale, target_shift);
+    check_recon_loss(a.recon_loss);
+    check_kl_source(recon, a.mu, a.logvar, a.kl, reduction);
     check_beta(beta_tensor, recon);
-    if (present(kl)) {
-      this->kl = *kl;
+    if (present(a.kl)) {
+      kl = *a.kl;
     } else {
-      this->mu = *mu;
-      this->logvar = *logvar;
+      mu = *a.mu;
+      logvar = *a.logvar;
     }
   }
 

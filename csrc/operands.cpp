@@ -14,6 +14,7 @@ ElementType element_type(at::ScalarType type) {
     case at::kHalf: return ElementType::kHalf;
     case at::kBFloat16: return ElementType::kBFloat16;
     case at::kDouble: return ElementType::kDouble;
+    case at::kByte: return ElementType::kByte;
     default: TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", type);
   }
 }

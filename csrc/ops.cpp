@@ -74,49 +74,44 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& 
   return op.call(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask);
 }
 
-std::tuple<Tensor, Tensor, Tensor> elbo_loss(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-                                             const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
-                                             const OptionalTensor& beta_tensor, std::string_view recon_loss,
-                                             std::string_view reduction) {
+std::tuple<Tensor, Tensor, Tensor> elbo_loss(const ObjectiveArguments& a) {
   static const auto op = find<std::tuple<Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
-      const OptionalTensor&, std::string_view, std::string_view)>("vae_fused::elbo_loss");
-  return op.call(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+      const OptionalTensor&, std::string_view, std::string_view, double, double)>("vae_fused::elbo_loss");
+  return op.call(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction,
+                 a.target_scale, a.target_shift);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(
-    const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
-    const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-    std::string_view reduction, std::array<bool, 3> output_mask) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(const ObjectiveArguments& a,
+                                                                                    std::array<bool, 3> output_mask) {
   static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
-      const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 3>)>(
+      const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 3>, double, double)>(
       "vae_fused::elbo_loss_with_gradients");
-  return op.call(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, output_mask);
+  return op.call(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction, output_mask,
+                 a.target_scale, a.target_shift);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(
-    const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-    const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
-    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss,
+                                                                      const ObjectiveArguments& a,
+                                                                      std::array<bool, 5> output_mask) {
   static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-      double, const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 5>)>(
+      double, const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 5>, double, double)>(
       "vae_fused::elbo_loss_backward");
-  return op.call(grad_loss, recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, output_mask);
+  return op.call(grad_loss, a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction,
+                 output_mask, a.target_scale, a.target_shift);
 }
 
-void elbo_loss_backward_(const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-                         const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
-                         const OptionalTensor& beta_tensor, std::string_view recon_loss, std::string_view reduction,
-                         const OptionalTensor& grad_recon, const OptionalTensor& grad_mu,
-                         const OptionalTensor& grad_logvar) {
+void elbo_loss_backward_(const Tensor& grad_loss, const ObjectiveArguments& a, const OptionalTensor& grad_recon,
+                         const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar) {
   static const auto op =
       find<void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
                 const OptionalTensor&, double, const OptionalTensor&, std::string_view, std::string_view,
-                const OptionalTensor&, const OptionalTensor&, const OptionalTensor&)>("vae_fused::elbo_loss_backward_");
-  op.call(grad_loss, recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, grad_recon, grad_mu,
-          grad_logvar);
+                const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double, double)>(
+          "vae_fused::elbo_loss_backward_");
+  op.call(grad_loss, a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction,
+          grad_recon, grad_mu, grad_logvar, a.target_scale, a.target_shift);
 }
 
 }  // namespace vae_fused::ops

@@ -9,10 +9,9 @@
 #include <string_view>
 #include <tuple>
 
-namespace vae_fused::ops {
+#include "objective_arguments.h"
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
+namespace vae_fused::ops {
 
 Tensor standard_normal(const Tensor& key, c10::SymIntArrayRef size, at::ScalarType dtype);
 
@@ -35,22 +34,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& 
                                                                   std::string_view reduction,
                                                                   std::array<bool, 4> output_mask);
 
-std::tuple<Tensor, Tensor, Tensor> elbo_loss(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-                                             const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
-                                             const OptionalTensor& beta_tensor, std::string_view recon_loss,
-                                             std::string_view reduction);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(
-    const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
-    const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-    std::string_view reduction, std::array<bool, 3> output_mask);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(
-    const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-    const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
-    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask);
-void elbo_loss_backward_(const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-                         const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
-                         const OptionalTensor& beta_tensor, std::string_view recon_loss, std::string_view reduction,
-                         const OptionalTensor& grad_recon, const OptionalTensor& grad_mu,
-                         const OptionalTensor& grad_logvar);
+std::tuple<Tensor, Tensor, Tensor> elbo_loss(const ObjectiveArguments& arguments);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(const ObjectiveArguments& arguments,
+                                                                                    std::array<bool, 3> output_mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss,
+                                                                      const ObjectiveArguments& arguments,
+                                                                      std::array<bool, 5> output_mask);
+void elbo_loss_backward_(const Tensor& grad_loss, const ObjectiveArguments& arguments, const OptionalTensor& grad_recon,
+                         const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar);
 
 }  // namespace vae_fused::ops

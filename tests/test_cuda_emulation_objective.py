@@ -8,12 +8,14 @@ rounding.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from cuda_emulation import harness
 from cuda_emulation.harness import (
     DTYPES,
     KEY,
@@ -52,8 +54,12 @@ def objective(
         yield (recon, target, None, None, kl) if given_kl else (recon, target, mu, logvar, None)
 
 
-def check_objective(arguments: tuple[Any, ...], beta: float, beta_tensor: Tensor | None, reduction: str) -> None:
+def check_objective(
+    arguments: tuple[Any, ...], beta: float, beta_tensor: Tensor | None, reduction: str, **reading: float
+) -> None:
+    emulated, on_cpu = (functools.partial(run, **reading) for run in (harness.emulated, harness.on_cpu))
     rest = (beta, beta_tensor, "mse", reduction)
+    with_target = arguments[1].is_floating_point()
     mixed = len({tensor.dtype == torch.float64 for tensor in arguments if tensor is not None}) == 2
 
     def compare(actual: Any, expected: Any) -> None:
@@ -64,6 +70,7 @@ def check_objective(arguments: tuple[Any, ...], beta: float, beta_tensor: Tensor
     compare((loss, reconstruction, kl), expected)
     grad = torch.full_like(loss, -1.5) if reduction != "sample" else torch.tensor(0.5).expand_as(loss)
     for mask in [(True,) * 5, (True, False, False, True, False), (False, False, True, False, True)]:
+        mask = (mask[0], mask[1] and with_target, *mask[2:])
         backward = (grad, *arguments, *rest, mask)
         compare(emulated("elbo_loss_backward", *backward), on_cpu("elbo_loss_backward", *backward))
     if reduction == "sample":
@@ -79,7 +86,7 @@ def check_objective(arguments: tuple[Any, ...], beta: float, beta_tensor: Tensor
         emulated("elbo_loss_backward_", torch.ones(()), *arguments, *rest, *buffers)
         assert all(buffer is None or bool((buffer == 3.0).all()) for buffer in buffers)
         emulated("elbo_loss_backward_", grad, *arguments, *rest, *buffers)
-        all_gradients = on_cpu("elbo_loss_backward", grad, *arguments, *rest, (True,) * 5)
+        all_gradients = on_cpu("elbo_loss_backward", grad, *arguments, *rest, (True, with_target, True, True, True))
         wanted = [
             all_gradients[index] if buffer is not None else None
             for index, buffer in zip((0, 2, 3), buffers, strict=True)
@@ -106,6 +113,17 @@ def test_elbo_loss_dtypes(dtypes: tuple[torch.dtype, torch.dtype, torch.dtype]) 
     for reduction, beta in zip(["batchmean", "sample"], betas[DTYPES.index(dtypes[0]) % 3 :], strict=False):
         for one in arguments:
             check_objective(one, 99.0, beta, reduction)
+
+
+@pytest.mark.parametrize("reduction", ALL_REDUCTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_elbo_loss_of_bytes(dtype: torch.dtype, reduction: str) -> None:
+    for shape in DATA_SHAPES:
+        for recon, _, mu, logvar, kl in objective(shape, (dtype, dtype, torch.float32), given_kl=False):
+            target = torch.empty_like(recon, dtype=torch.uint8).random_(0, 256)
+            check_objective(
+                (recon, target, mu, logvar, kl), 0.7, None, reduction, target_scale=2 / 255, target_shift=-1.0
+            )
 
 
 @pytest.mark.parametrize("reduction", ALL_REDUCTIONS)

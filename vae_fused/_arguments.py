@@ -135,12 +135,30 @@ def check_beta(beta: float | Tensor, recon: Tensor) -> None:
 
 
 def check_reconstruction(recon: Tensor, target: Tensor) -> None:
-    """Raise unless recon and target are floating, batched, of one shape and on one device."""
+    """Raise unless recon is floating and batched, and target fits it: the same shape and device, floating or uint8."""
     check_batched("recon", recon)
-    check_floating("target", target)
+    check_tensor("target", target)
+    if target.dtype not in (torch.uint8, *FLOATING_DTYPES):
+        raise TypeError(f"target must be uint8, float16, bfloat16, float32 or float64, got {target.dtype}")
     if target.shape != recon.shape:
         raise ValueError(f"target must have the shape of recon, {_shape(recon)}, got {_shape(target)}")
     _check_same_device("target", target, "recon", recon)
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a real number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def check_target_scale(target: Tensor, scale: float, shift: float) -> None:
+    """Raise unless scale and shift are numbers that have bytes to read, or leave the target as it is."""
+    check_number("target_scale", scale)
+    check_number("target_shift", shift)
+    if target.dtype != torch.uint8 and (scale != 1.0 or shift != 0.0):
+        raise ValueError(
+            f"target_scale and target_shift say how a uint8 target is read, got a target of {target.dtype}"
+        )
 
 
 def check_kl_source(recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl: Tensor | None, reduction: str) -> None:
@@ -215,9 +233,12 @@ def check_elbo_loss(
     beta: float | Tensor,
     recon_loss: str,
     reduction: str,
+    target_scale: float,
+    target_shift: float,
 ) -> None:
     """Everything that ``elbo_loss`` asks of its arguments."""
     check_reconstruction(recon, target)
+    check_target_scale(target, target_scale, target_shift)
     check_choice("recon_loss", recon_loss, RECON_LOSSES)
     check_choice("reduction", reduction, REDUCTIONS)
     check_kl_source(recon, mu, logvar, kl, reduction)

@@ -112,9 +112,12 @@ def _elbo_loss(
     beta_tensor: Tensor | None,
     recon_loss: str,
     reduction: str,
+    *,
+    target_scale: float = 1.0,
+    target_shift: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     weight = beta if beta_tensor is None else beta_tensor
-    arguments.check_elbo_loss(recon, target, mu, logvar, kl, weight, recon_loss, reduction)
+    arguments.check_elbo_loss(recon, target, mu, logvar, kl, weight, recon_loss, reduction, target_scale, target_shift)
     latent = mu if kl is None else kl
     assert latent is not None  # established by check_elbo_loss
     dtype = accumulation_dtype(recon.dtype, target.dtype, latent.dtype)
@@ -136,8 +139,9 @@ def _elbo_loss_with_gradients(
     recon_loss: str,
     reduction: str,
     output_mask: Sequence[bool],
+    **target_reading: float,
 ) -> tuple[Tensor | None, ...]:
-    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction)
+    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, **target_reading)
     operands = (recon, mu, logvar)
     return (*terms, *(_like_if(wanted, of) for wanted, of in zip(output_mask, operands, strict=True)))
 
@@ -154,6 +158,7 @@ def _elbo_loss_backward(
     recon_loss: str,
     reduction: str,
     output_mask: Sequence[bool],
+    **target_reading: float,
 ) -> tuple[Tensor | None, ...]:
     operands = (recon, target, mu, logvar, kl)
     return tuple(_like_if(wanted, of) for wanted, of in zip(output_mask, operands, strict=True))
@@ -173,6 +178,7 @@ def _elbo_loss_backward_(
     grad_recon: Tensor | None,
     grad_mu: Tensor | None,
     grad_logvar: Tensor | None,
+    **target_reading: float,
 ) -> None:
     return None
 

@@ -203,6 +203,8 @@ def elbo_loss(
     recon_loss: str = ...,
     reduction: str = ...,
     return_terms: Literal[False] = ...,
+    target_scale: float = ...,
+    target_shift: float = ...,
 ) -> Tensor: ...
 @overload
 def elbo_loss(
@@ -216,6 +218,8 @@ def elbo_loss(
     recon_loss: str = ...,
     reduction: str = ...,
     return_terms: Literal[True],
+    target_scale: float = ...,
+    target_shift: float = ...,
 ) -> ELBOTerms: ...
 @overload
 def elbo_loss(
@@ -229,6 +233,8 @@ def elbo_loss(
     recon_loss: str = ...,
     reduction: str = ...,
     return_terms: bool,
+    target_scale: float = ...,
+    target_shift: float = ...,
 ) -> Tensor | ELBOTerms: ...
 def elbo_loss(
     recon: Tensor,
@@ -241,6 +247,8 @@ def elbo_loss(
     recon_loss: str = "mse",
     reduction: str = "batchmean",
     return_terms: bool = False,
+    target_scale: float = 1.0,
+    target_shift: float = 0.0,
 ) -> Tensor | ELBOTerms:
     r"""The negative ELBO, reconstruction + beta * KL, in nats: one pass that also computes the gradients.
 
@@ -249,7 +257,9 @@ def elbo_loss(
 
     Args:
         recon: the reconstruction, ``[B, ...]``; float16, bfloat16, float32 or float64, any strides.
-        target: the data, same shape and device; its dtype may differ from that of ``recon``.
+        target: the data, same shape and device; its dtype may differ from that of ``recon``. Images may stay the
+            bytes that they are: of a ``uint8`` target each byte is read as ``target_scale * byte + target_shift``
+            inside the kernel, and no float copy of the batch is made.
         mu: posterior mean, ``[B, ...]``.
         logvar: posterior log-variance, same shape, dtype and device as ``mu``.
         kl: the per-item KL ``[B]`` of :func:`reparameterize_with_kl`, in place of ``mu`` and ``logvar``.
@@ -258,6 +268,8 @@ def elbo_loss(
         reduction: ``"batchmean"`` (sum over events, mean over the batch: the ELBO's own scale), ``"sum"``,
             ``"sample"`` (``[B]``) or ``"mean"`` (each term over its own elements; not with ``kl``).
         return_terms: also return the two terms, from the same launch.
+        target_scale: of a ``uint8`` target; ``1 / 255`` makes bytes the unit interval.
+        target_shift: of a ``uint8`` target; ``-1.0`` with a scale of ``2 / 255`` makes them -1 to 1.
 
     Returns:
         The loss, float32 (float64 if an operand is float64), differentiable in ``recon``, ``target``, ``mu``,
@@ -266,7 +278,7 @@ def elbo_loss(
     Raises:
         TypeError: an argument of a wrong type or dtype.
         ValueError: shapes or devices that do not fit, an unknown ``recon_loss`` or ``reduction``, both or neither of
-            ``kl`` and the latent pair, ``kl`` with ``reduction="mean"``.
+            ``kl`` and the latent pair, ``kl`` with ``reduction="mean"``, a scale or shift for a floating target.
 
     Example:
         >>> x = torch.zeros(2, 3)
@@ -288,6 +300,8 @@ def elbo_loss(
             recon_loss=recon_loss,
             reduction=reduction,
             return_terms=return_terms,
+            target_scale=target_scale,
+            target_shift=target_shift,
         )
     for name, value in (("mu", mu), ("logvar", logvar), ("kl", kl)):
         if value is not None:
@@ -295,6 +309,8 @@ def elbo_loss(
     arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
     arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
     arguments.check_beta(beta, recon)
+    arguments.check_number("target_scale", target_scale)
+    arguments.check_number("target_shift", target_shift)
     beta_value, beta_tensor = 1.0, None
     if isinstance(beta, Tensor):
         beta_tensor = beta
@@ -303,5 +319,17 @@ def elbo_loss(
         beta_tensor = torch.ones((), dtype=torch.float64, device=recon.device) * beta
     else:
         beta_value = float(beta)
-    terms = ops.elbo_loss.default(recon, target, mu, logvar, kl, beta_value, beta_tensor, recon_loss, reduction)
+    terms = ops.elbo_loss.default(
+        recon,
+        target,
+        mu,
+        logvar,
+        kl,
+        beta_value,
+        beta_tensor,
+        recon_loss,
+        reduction,
+        target_scale=target_scale,
+        target_shift=target_shift,
+    )
     return ELBOTerms(*terms) if return_terms else terms[0]

@@ -21,9 +21,12 @@ class FusedELBOLoss(nn.Module):
         beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
         recon_loss: ``"mse"``, the squared error, summed without a factor ½.
         reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
+        target_scale: a ``uint8`` target is read as ``target_scale * byte + target_shift``; ``1 / 255`` makes bytes
+            the unit interval.
+        target_shift: see ``target_scale``.
 
     Raises:
-        TypeError: ``beta`` is not a number or a floating tensor.
+        TypeError: ``beta`` is not a number or a floating tensor, or the scale or the shift is not a number.
         ValueError: ``beta`` is not a scalar, or ``recon_loss`` or ``reduction`` is unknown.
 
     Example:
@@ -33,13 +36,25 @@ class FusedELBOLoss(nn.Module):
         tensor(3.)
     """
 
-    def __init__(self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean") -> None:
+    def __init__(
+        self,
+        beta: float | Tensor = 1.0,
+        recon_loss: str = "mse",
+        reduction: str = "batchmean",
+        *,
+        target_scale: float = 1.0,
+        target_shift: float = 0.0,
+    ) -> None:
         super().__init__()
         arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
         arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        arguments.check_number("target_scale", target_scale)
+        arguments.check_number("target_shift", target_shift)
         self.beta = beta
         self.recon_loss = recon_loss
         self.reduction = reduction
+        self.target_scale = target_scale
+        self.target_shift = target_shift
 
     @property
     def beta(self) -> float | Tensor:
@@ -97,8 +112,13 @@ class FusedELBOLoss(nn.Module):
             recon_loss=self.recon_loss,
             reduction=self.reduction,
             return_terms=return_terms,
+            target_scale=self.target_scale,
+            target_shift=self.target_shift,
         )
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        return f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"
+        settings = f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"
+        if (self.target_scale, self.target_shift) != (1.0, 0.0):
+            settings += f", target_scale={self.target_scale}, target_shift={self.target_shift}"
+        return settings

@@ -119,11 +119,14 @@ def elbo_loss(
     recon_loss: str = "mse",
     reduction: str = "batchmean",
     return_terms: bool = False,
+    target_scale: float = 1.0,
+    target_shift: float = 0.0,
 ) -> Tensor | ELBOTerms:
     """See :func:`vae_fused.elbo_loss`."""
-    arguments.check_elbo_loss(recon, target, mu, logvar, kl, beta, recon_loss, reduction)
+    arguments.check_elbo_loss(recon, target, mu, logvar, kl, beta, recon_loss, reduction, target_scale, target_shift)
     dtype = accumulation_dtype(recon.dtype, target.dtype)
-    reconstruction = _reduce((recon.to(dtype) - target.to(dtype)).square(), reduction)
+    data = target.to(dtype) * target_scale + target_shift if target.dtype == torch.uint8 else target.to(dtype)
+    reconstruction = _reduce((recon.to(dtype) - data).square(), reduction)
     if kl is not None:
         latent_dtype = kl.dtype
         kl_term = _reduce(kl, reduction)

@@ -10,7 +10,8 @@ namespace vae_fused {
 // Dimensions left after neighbours that step alike in every operand are merged; more than that is an error.
 constexpr int kMaxRank = 12;
 
-enum class ElementType : int8_t { kFloat, kHalf, kBFloat16, kDouble };
+// Bytes are read alone, as the target of a reconstruction.
+enum class ElementType : int8_t { kFloat, kHalf, kBFloat16, kDouble, kByte };
 
 // The logical shape that the operands of one kernel share, innermost dimension last.
 struct Extent {
@@ -104,8 +105,9 @@ struct ReconstructionParams {
   int64_t numel;
   int64_t item_numel;
   Operand recon, target;
-  double* partials;  // [B, pieces] or [pieces], or null
-  Weight weight;     // of the gradients
+  double target_scale, target_shift;  // a target of bytes is target_scale * byte + target_shift
+  double* partials;                   // [B, pieces] or [pieces], or null
+  Weight weight;                      // of the gradients
   Operand grad_recon, grad_target;
 };
 

@@ -24,6 +24,8 @@ ReconstructionParams reconstruction_params(const Objective& objective, const Gra
   p.streamed = static_cast<int64_t>(objective.recon.nbytes()) > kStreamedBytes;
   p.numel = objective.recon.numel();
   p.item_numel = objective.numel_of_sum(objective.recon);
+  p.target_scale = objective.target_scale;
+  p.target_shift = objective.target_shift;
   p.weight = weight;
   return p;
 }
@@ -119,16 +121,18 @@ Tensor like_if(bool wanted, const Tensor& tensor) {
 std::tuple<Tensor, Tensor, Tensor> elbo_loss_cpu(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
                                                  const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
                                                  const OptionalTensor& beta_tensor, std::string_view recon_loss,
-                                                 std::string_view reduction) {
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+                                                 std::string_view reduction, double target_scale, double target_shift) {
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   return forward(objective, Gradients{});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients_cpu(
     const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
     const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-    std::string_view reduction, std::array<bool, 3> output_mask) {
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+    std::string_view reduction, std::array<bool, 3> output_mask, double target_scale, double target_shift) {
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   TORCH_CHECK_VALUE(!objective.by_item(), "reduction must not be sample where the forward computes the gradients");
   const Gradients grads{like_if(output_mask[0], recon), Tensor(), like_if(output_mask[1], objective.mu),
                         like_if(output_mask[2], objective.logvar), Tensor()};
@@ -139,8 +143,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradie
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_cpu(
     const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
     const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
-    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask) {
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask, double target_scale,
+    double target_shift) {
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   check_grad_loss(objective, grad_loss);
   const Gradients grads{like_if(output_mask[0], recon), like_if(output_mask[1], target),
                         like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
@@ -161,8 +167,10 @@ void elbo_loss_backward_inplace_cpu(const Tensor& grad_loss, const Tensor& recon
                                     const OptionalTensor& mu, const OptionalTensor& logvar, const OptionalTensor& kl,
                                     double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
                                     std::string_view reduction, const OptionalTensor& grad_recon,
-                                    const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar) {
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+                                    const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar,
+                                    double target_scale, double target_shift) {
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   check_grad_loss(objective, grad_loss);
   if (!objective.by_item() && read_number(grad_loss, 0) == 1.0) return;
   backward(objective, grad_loss, checked_buffers(objective, grad_recon, grad_mu, grad_logvar));

@@ -15,6 +15,7 @@
 
 namespace vae_fused {
 
+__device__ __forceinline__ float widen(uint8_t value) { return static_cast<float>(value); }
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ float widen(__half value) { return __half2float(value); }
 __device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -37,6 +38,7 @@ __device__ __forceinline__ T read_number(const void* data, ElementType type, int
     case ElementType::kFloat: return static_cast<T>(static_cast<const float*>(data)[offset]);
     case ElementType::kHalf: return static_cast<T>(widen(static_cast<const __half*>(data)[offset]));
     case ElementType::kBFloat16: return static_cast<T>(widen(static_cast<const __nv_bfloat16*>(data)[offset]));
+    case ElementType::kByte: return static_cast<T>(static_cast<const uint8_t*>(data)[offset]);
     default: return static_cast<T>(static_cast<const double*>(data)[offset]);
   }
 }
@@ -71,8 +73,9 @@ __device__ __forceinline__ int64_t divide(int64_t value, int64_t by, int64_t& re
   return quotient;
 }
 
+// 16 bytes, or 8 elements of a byte.
 template <class S, int kCount>
-struct alignas(16) Pack {
+struct alignas(kCount * sizeof(S)) Pack {
   S element[kCount];
 };
 
@@ -91,7 +94,7 @@ struct VectorAccess {
 
     template <class S>
     __device__ __forceinline__ void load(const Operand& operand, float (&values)[kSize], int64_t shift = 0) const {
-      constexpr int kCount = 16 / sizeof(S);
+      constexpr int kCount = sizeof(S) == 1 ? kSize : 16 / sizeof(S);
       const auto* packs =
           reinterpret_cast<const Pack<S, kCount>*>(static_cast<const S*>(operand.data) + shift + offset(operand));
 #pragma unroll
@@ -205,9 +208,10 @@ struct GenericAccess {
 // ---- on the host: which of the two ---------------------------------------------------------------------------------
 
 template <class S>
-constexpr ElementType kStorage = std::is_same_v<S, float>    ? ElementType::kFloat
-                                 : std::is_same_v<S, __half> ? ElementType::kHalf
-                                                             : ElementType::kBFloat16;
+constexpr ElementType kStorage = std::is_same_v<S, float>     ? ElementType::kFloat
+                                 : std::is_same_v<S, __half>  ? ElementType::kHalf
+                                 : std::is_same_v<S, uint8_t> ? ElementType::kByte
+                                                              : ElementType::kBFloat16;
 
 struct TypedOperand {
   const Operand& operand;
@@ -240,7 +244,7 @@ struct Storage {
   using Type = S;
 };
 
-// body(Storage<S>) for the storage type of a latent; not for float64, whose kernels are generic alone.
+// body(Storage<S>) for the storage type of a floating operand; not for float64, whose kernels are generic alone.
 template <class Body>
 void with_storage(ElementType type, Body body) {
   if (type == ElementType::kHalf) return body(Storage<__half>{});

@@ -46,6 +46,8 @@ ElboLossParams params_of(const Objective& objective, const Gradients& grads, con
                                {grads.target, &data.grad_target}});
   data.wide = accumulation_type({&objective.recon, &objective.target}) == at::kDouble;
   data.numel = objective.recon.numel();
+  data.target_scale = objective.target_scale;
+  data.target_shift = objective.target_shift;
   data.weight = weight(1.0 / p.data_divisor);
   p.data_work = work_of(objective, objective.recon);
   data.item_numel = p.data_work.item_numel;
@@ -120,18 +122,21 @@ Tensor like_if(bool wanted, const Tensor& tensor) {
 std::tuple<Tensor, Tensor, Tensor> elbo_loss_cuda(const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
                                                   const OptionalTensor& logvar, const OptionalTensor& kl, double beta,
                                                   const OptionalTensor& beta_tensor, std::string_view recon_loss,
-                                                  std::string_view reduction) {
+                                                  std::string_view reduction, double target_scale,
+                                                  double target_shift) {
   const c10::DeviceGuard guard(recon.device());
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   return forward(objective, Gradients{});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients_cuda(
     const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
     const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-    std::string_view reduction, std::array<bool, 3> output_mask) {
+    std::string_view reduction, std::array<bool, 3> output_mask, double target_scale, double target_shift) {
   const c10::DeviceGuard guard(recon.device());
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   TORCH_CHECK_VALUE(!objective.by_item(), "reduction must not be sample where the forward computes the gradients");
   const Gradients grads{like_if(output_mask[0], recon), Tensor(), like_if(output_mask[1], objective.mu),
                         like_if(output_mask[2], objective.logvar), Tensor()};
@@ -142,9 +147,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradie
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_cuda(
     const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
     const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
-    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask) {
+    std::string_view recon_loss, std::string_view reduction, std::array<bool, 5> output_mask, double target_scale,
+    double target_shift) {
   const c10::DeviceGuard guard(recon.device());
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   check_grad_loss(objective, grad_loss);
   const Gradients grads{like_if(output_mask[0], recon), like_if(output_mask[1], target),
                         like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
@@ -157,9 +164,11 @@ void elbo_loss_backward_inplace_cuda(const Tensor& grad_loss, const Tensor& reco
                                      const OptionalTensor& mu, const OptionalTensor& logvar, const OptionalTensor& kl,
                                      double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
                                      std::string_view reduction, const OptionalTensor& grad_recon,
-                                     const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar) {
+                                     const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar,
+                                     double target_scale, double target_shift) {
   const c10::DeviceGuard guard(recon.device());
-  const Objective objective(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction);
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
   check_grad_loss(objective, grad_loss);
   backward(objective, grad_loss, checked_buffers(objective, grad_recon, grad_mu, grad_logvar),
            /*nothing_if_one=*/!objective.by_item());

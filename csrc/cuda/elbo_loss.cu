@@ -10,6 +10,13 @@ namespace {
 // Elements that a thread loads before it uses the first: 64 bytes of float32 pairs in flight, 32 of the half types.
 constexpr int kDataGroup = 8;
 
+// The storage type is known when the kernel is compiled where whole vectors are read, else when it runs.
+template <class Access, class S>
+__device__ __forceinline__ bool reads_bytes(const ReconstructionParams& p) {
+  if constexpr (Access::kAligned) return std::is_same_v<S, uint8_t>;
+  return p.target.type == ElementType::kByte;
+}
+
 // Squares are summed in float64, where the product of two floats is exact.
 template <class Access, class R, class S>
 __device__ __forceinline__ double reconstruction_of_unit(const ElboLossParams& launch, const Unit& unit) {
@@ -23,6 +30,11 @@ __device__ __forceinline__ double reconstruction_of_unit(const ElboLossParams& l
     T recon[kGroup], target[kGroup];
     cursor.template load<R>(p.recon, recon);
     cursor.template load<S>(p.target, target);
+    if (reads_bytes<Access, S>(p)) {
+      const T scale = static_cast<T>(p.target_scale), shift = static_cast<T>(p.target_shift);
+#pragma unroll
+      for (int e = 0; e < kGroup; ++e) target[e] = scale * target[e] + shift;
+    }
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
       const auto element = squared_error(recon[e], target[e]);
@@ -31,10 +43,12 @@ __device__ __forceinline__ double reconstruction_of_unit(const ElboLossParams& l
       recon[e] = weight * element.derivative;
     }
     if (p.grad_recon.data != nullptr) cursor.template store<R>(p.grad_recon, recon);
-    if (p.grad_target.data == nullptr) return;
+    if constexpr (!std::is_same_v<S, uint8_t>) {  // bytes have no gradient
+      if (p.grad_target.data == nullptr) return;
 #pragma unroll
-    for (int e = 0; e < kGroup; ++e) target[e] = -recon[e];
-    cursor.template store<S>(p.grad_target, target);
+      for (int e = 0; e < kGroup; ++e) target[e] = -recon[e];
+      cursor.template store<S>(p.grad_target, target);
+    }
   });
   return sum;
 }
@@ -121,6 +135,13 @@ void start(const ElboLossParams& p, const LaunchSite& site) {
 
 }  // namespace
 
+// body(Storage<S>) for the storage type of the target, which may be bytes.
+template <class Body>
+static void with_target_storage(ElementType type, Body body) {
+  if (type == ElementType::kByte) return body(Storage<uint8_t>{});
+  with_storage(type, body);
+}
+
 void pair_terms(ElboLossParams& p) {
   p.paired = p.sums() && p.data_work.pieces == 1 && (!p.with_latent || p.latent_work.pieces == 1);
   if (p.paired && p.with_latent) {
@@ -134,7 +155,7 @@ void launch_elbo_loss(const ElboLossParams& params, const LaunchSite& site) {
   give_rank(p.latent.extent);
   if (p.data.wide || p.latent.wide) return start<GenericAccess<double, 1>, double, double>(p, site);
   with_storage(p.data.recon.type, [&](auto recon) {
-    with_storage(p.data.target.type, [&](auto target) {
+    with_target_storage(p.data.target.type, [&](auto target) {
       using R = typename decltype(recon)::Type;
       using S = typename decltype(target)::Type;
       if (vectorizes(p.data.extent, p.data_work.item_numel, kDataGroup,

@@ -62,6 +62,7 @@ VAE_FUSED_INLINE Half narrow_half(float value) {
 #endif
 }
 
+VAE_FUSED_INLINE float widen(uint8_t value) { return static_cast<float>(value); }
 VAE_FUSED_INLINE float widen(float value) { return value; }
 VAE_FUSED_INLINE double widen(double value) { return value; }
 
@@ -119,15 +120,22 @@ VAE_FUSED_INLINE void narrow_run(const T* values, int64_t stride, int count, Sto
   }
 }
 
-// Calls body with a pointer of the stored type.
+// Calls body with a pointer of the stored floating type.
 template <class Body>
-VAE_FUSED_INLINE void with_type(ElementType type, void* data, Body body) {
+VAE_FUSED_INLINE void with_floating_type(ElementType type, void* data, Body body) {
   switch (type) {
     case ElementType::kFloat: return body(static_cast<float*>(data));
     case ElementType::kHalf: return body(static_cast<Half*>(data));
     case ElementType::kBFloat16: return body(static_cast<BFloat16*>(data));
-    case ElementType::kDouble: return body(static_cast<double*>(data));
+    default: return body(static_cast<double*>(data));
   }
+}
+
+// The same for memory that is only read, which may hold bytes.
+template <class Body>
+VAE_FUSED_INLINE void with_type(ElementType type, const void* data, Body body) {
+  if (type == ElementType::kByte) return body(static_cast<const uint8_t*>(data));
+  with_floating_type(type, const_cast<void*>(data), body);
 }
 
 }  // namespace VAE_FUSED_ISA

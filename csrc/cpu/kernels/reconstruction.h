@@ -7,6 +7,13 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
+// Bytes are always read into the buffer.
+template <class T>
+VAE_FUSED_INLINE void scale_bytes(const ReconstructionParams& p, int count, TileBuffer<T>& target) {
+  const T scale = static_cast<T>(p.target_scale), shift = static_cast<T>(p.target_shift);
+  for (int i = 0; i < count; ++i) target.values[i] = scale * target.values[i] + shift;
+}
+
 template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
@@ -16,6 +23,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     const TileRange range(plan, tile);
     const T* recon = read_tile(p.recon, p.extent, range.begin, range.count, recon_buffer);
     const T* target = read_tile(p.target, p.extent, range.begin, range.count, target_buffer);
+    if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target_buffer);
     OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {

@@ -78,7 +78,7 @@ static void gather(const Operand& operand, const Extent& extent, int64_t begin, 
 
 template <class T>
 static void scatter(const Operand& operand, const Extent& extent, int64_t begin, int count, const T* values) {
-  with_type(operand.type, operand.data, [&](auto* data) {
+  with_floating_type(operand.type, operand.data, [&](auto* data) {
     for_each_run(extent, operand.strides, begin, count, [&](int64_t offset, int64_t stride, int length) {
       narrow_run(values, stride, length, data + offset);
       values += length;
@@ -187,8 +187,7 @@ VAE_FUSED_INLINE void order_streamed_stores() {
 VAE_FUSED_INLINE double weight_of(const Weight& weight, int64_t item) {
   if (weight.values == nullptr) return weight.scale;
   double value = 0.0;
-  with_type(weight.type, const_cast<void*>(weight.values),
-            [&](auto* values) { value = widen(values[item * weight.stride]); });
+  with_type(weight.type, weight.values, [&](auto* values) { value = widen(values[item * weight.stride]); });
   return value * weight.scale;
 }
 

@@ -63,7 +63,7 @@ struct Terms {
     const int64_t split = with_reconstruction ? reconstruction_plan.tiles : 0;
     const int64_t tiles = split + (with_latent ? latent_plan.tiles : 0);
     const KernelTable& table = kernels();
-    at::parallel_for(0, tiles, tiles_of(reconstruction_plan, kGrainMemory), [&](int64_t first, int64_t last) {
+    parallel_over_tiles(tiles, tiles_of(reconstruction_plan, kGrainMemory), [&](int64_t first, int64_t last) {
       if (first < split) table.reconstruction(reconstruction, reconstruction_plan, first, std::min(last, split));
       if (last > split) table.kl_divergence(latent, latent_plan, std::max(first, split) - split, last - split);
     });

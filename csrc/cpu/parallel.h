@@ -25,10 +25,26 @@ inline int64_t tiles_of(const TilePlan& plan, int64_t elements) {
   return std::max<int64_t>(1, elements / elements_per_tile);
 }
 
+// Whether this process was forked from one whose kernels had run on several threads. OpenMP would wait for those
+// threads, which a fork does not copy.
+bool threads_lost_in_fork();
+void note_threads_used();
+
+// body(first tile, one past the last) for parts of the tiles, on as many threads as have a grain of elements each.
+template <class Body>
+void parallel_over_tiles(int64_t tiles, int64_t tiles_of_grain, const Body& body) {
+  if (tiles <= tiles_of_grain || at::get_num_threads() == 1 || threads_lost_in_fork()) {
+    if (tiles > 0) body(0, tiles);
+    return;
+  }
+  note_threads_used();
+  at::parallel_for(0, tiles, tiles_of_grain, body);
+}
+
 template <class Params>
 void run_tiles(TileKernel<Params> kernel, const Params& params, const TilePlan& plan, int64_t grain) {
-  at::parallel_for(0, plan.tiles, tiles_of(plan, grain),
-                   [&](int64_t first, int64_t last) { kernel(params, plan, first, last); });
+  parallel_over_tiles(plan.tiles, tiles_of(plan, grain),
+                      [&](int64_t first, int64_t last) { kernel(params, plan, first, last); });
 }
 
 inline double sum_of(const double* partials, int64_t count) {

@@ -37,7 +37,7 @@ FUNCTIONS = {
         for reduction in ("batchmean", "sum", "sample", "mean")
     },
     "elbo_loss beta": (lambda api, r, t, m, v: api.elbo_loss(r, t, m, v, beta=m.square().mean()), (LOSS, KL)),
-    "elbo_loss kl": (lambda api, r, t, m, v: api.elbo_loss(r, t, kl=(m * v).sum(1), beta=0.5), (LOSS,)),
+    "elbo_loss kl": (lambda api, r, t, m, v: api.elbo_loss(r * v.mean(), t, kl=(m * v).sum(1), beta=0.5), (LOSS,)),
     **{
         f"kl_divergence {reduction}": (
             lambda api, r, t, m, v, reduction=reduction: api.kl_divergence(m, v, reduction=reduction),
@@ -83,7 +83,7 @@ TRANSFORMS = {
     "jacrev": (lambda f: lambda *o: jacrev(f, argnums=(2, 3))(*o), False, True),
     "jacfwd": (lambda f: lambda *o: jacfwd(f, argnums=(2, 3))(*o), False, False),
     "hessian": (lambda f: hessian(scalar(f), argnums=(2, 3)), False, True),
-    "reverse over forward": (lambda f: jacrev(jacfwd(scalar(f), argnums=2), argnums=3), False, False),
+    "reverse over forward": (lambda f: jacrev(jacfwd(scalar(f), argnums=2), argnums=3), False, True),
     "reverse over reverse": (lambda f: jacrev(jacrev(scalar(f), argnums=2), argnums=3), False, True),
     "vmap": (lambda f: vmap(f), True, False),
     "vmap of some": (lambda f: lambda r, t, m, v: vmap(f, (0, None, None, 0))(r, t[0], m[0], v), True, False),

@@ -7,10 +7,12 @@ two Python autograd Functions that know ``jvp`` and ``vmap``; tangents and secon
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
@@ -31,6 +33,19 @@ def _mapped_to_front(operands: Operands, dims: Sequence[int | None], size: int) 
 
 def _merged(operands: Operands) -> list[Any]:
     return [operand if operand is None else operand.flatten(0, 1) for operand in operands]
+
+
+# PyTorch calls jvp with forward-mode AD switched off, which would lose, without an error, the derivative of this tangent
+# in an outer jvp. Switched on again, the operands' own tangents have to be taken off.
+
+
+def _derivatives_of_tangents() -> AbstractContextManager[None]:
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
+def _primals(operands: Operands) -> list[Any]:
+    # The level by its number, the only one there is: a compiled jvp enters it without telling Python.
+    return [operand if operand is None else forward_ad.unpack_dual(operand, level=0).primal for operand in operands]
 
 
 class _Value(torch.autograd.Function):
@@ -57,7 +72,8 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return ctx.term.tangent(ctx.saved_tensors, tangents[1:])
+        with _derivatives_of_tangents():
+            return ctx.term.tangent(_primals(ctx.saved_tensors), tangents[1:])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], term: Term, *operands: Any) -> tuple[Tensor, int]:
@@ -73,8 +89,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(term: Term, wanted: Sequence[bool], grad: Tensor, *operands: Any) -> tuple[Tensor, ...]:
-        gradients = term.gradient(wanted, grad, *operands)
-        return tuple(gradient for gradient, asked in zip(gradients, wanted, strict=True) if asked)
+        return tuple(_asked(term.gradient(wanted, grad, *operands), wanted))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -96,14 +111,15 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        grad, *operands = ctx.saved_tensors
-        curvature = ctx.term.curvature(grad, operands, tangents[3:])
-        found = [0.0 if part is None else part for part, asked in zip(curvature, ctx.wanted, strict=True) if asked]
-        like = [operand for operand, asked in zip(operands, ctx.wanted, strict=True) if asked]
-        if tangents[2] is None:
-            return tuple(torch.zeros_like(of) + part for part, of in zip(found, like, strict=True))
-        linear = _Gradient.apply(ctx.term, ctx.wanted, tangents[2], *operands)
-        return tuple(a + b for a, b in zip(linear, found, strict=True))
+        wanted = ctx.wanted
+        with _derivatives_of_tangents():
+            grad, *operands = _primals(ctx.saved_tensors)
+            curvature = _asked(ctx.term.curvature(grad, operands, tangents[3:]), wanted)
+            if tangents[2] is None:
+                linear = [torch.zeros_like(operand) for operand in _asked(operands, wanted)]
+            else:
+                linear = _Gradient.apply(ctx.term, wanted, tangents[2], *operands)
+            return tuple(a if b is None else a + b for a, b in zip(linear, curvature, strict=True))
 
     @staticmethod
     def vmap(
@@ -122,6 +138,10 @@ class _Gradient(torch.autograd.Function):
             return _Gradient.apply(many, wanted, grad, *front), 0
         gradients = _Gradient.apply(many, wanted, grad.flatten(dim, dim + 1), *_merged(front))
         return tuple(gradient.unflatten(0, front[0].shape[:2]) for gradient in gradients), 0
+
+
+def _asked(values: Operands, wanted: Sequence[bool]) -> list[Any]:
+    return [value for value, asked in zip(values, wanted, strict=True) if asked]
 
 
 def _spread(some: Operands, wanted: Sequence[bool]) -> list[Any]:

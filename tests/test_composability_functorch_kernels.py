@@ -1,4 +1,4 @@
-"""Inside torch.func transforms the kernels run, folded over what is mapped, and give what the formulas give.
+"""Inside torch.func transforms the kernels run, and give what the formulas give.
 
 Truth is the same transform of the reference in float64. How many operators of the package ran is counted below the
 transforms, so a call that took plain formulas, or one kernel for every mapped item, fails.
@@ -8,109 +8,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.inputs import images, key_of, keys_of, latents
-from helpers.operators import all_operators_in, fused, fused_operators_in, recording_backend
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from helpers import eager
+from helpers.operators import fused, fused_operators_in, recording_backend
+from helpers.transforms import ALL, FUNCTIONS, NOISE, TRANSFORMS, on_functions, on_transforms, operands_of, scalar
+from torch.func import grad, jvp, vmap
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 import vae_fused as vf
 
 pytestmark = pytest.mark.skipif(not vf.build_info()["extension"], reason="the reference has no operators to count")
-
-F64 = torch.float64
-LOSS, KL, SAMPLE, NOISE = "elbo_loss", "kl_divergence", "reparameterize", "standard_normal"
-BATCH, MAPPED = 2, 3
-KEY, KEYS = key_of(5, 7), keys_of([5, 2**64 - 1])
-
-
-def prior(mu):
-    return 0.1 * torch.arange(3, dtype=mu.dtype, device=mu.device), mu.new_full((BATCH, 1), 0.3)
-
-
-# A function of recon, target, mu and logvar in either api, and the operators of its value.
-FUNCTIONS = {
-    **{
-        f"elbo_loss {reduction}": (
-            lambda api, r, t, m, v, reduction=reduction: api.elbo_loss(r, t, m, v, beta=0.5, reduction=reduction),
-            (LOSS, KL),
-        )
-        for reduction in ("batchmean", "sum", "sample", "mean")
-    },
-    "elbo_loss beta": (lambda api, r, t, m, v: api.elbo_loss(r, t, m, v, beta=m.square().mean()), (LOSS, KL)),
-    "elbo_loss kl": (lambda api, r, t, m, v: api.elbo_loss(r * v.mean(), t, kl=(m * v).sum(1), beta=0.5), (LOSS,)),
-    **{
-        f"kl_divergence {reduction}": (
-            lambda api, r, t, m, v, reduction=reduction: api.kl_divergence(m, v, reduction=reduction),
-            (KL,),
-        )
-        for reduction in ("batchmean", "sum", "sample", "mean", "none")
-    },
-    "prior": (lambda api, r, t, m, v: api.kl_divergence(m, v, *prior(m), reduction="sample"), (KL,)),
-    "learned prior": (lambda api, r, t, m, v: api.kl_divergence(m, v, v, m), (KL,)),
-    "one key": (lambda api, r, t, m, v: api.reparameterize(m, v, key=KEY.to(m.device)), (SAMPLE,)),
-    "key per item": (lambda api, r, t, m, v: api.reparameterize(m, v, key=KEYS.to(m.device)), (SAMPLE,)),
-    "samples": (lambda api, r, t, m, v: api.reparameterize(m, v, num_samples=3, key=KEY.to(m.device)), (SAMPLE,)),
-    "samples, key per item": (
-        lambda api, r, t, m, v: api.reparameterize(m, v, num_samples=3, key=KEYS.to(m.device)),
-        (SAMPLE,),
-    ),
-    "with_kl": (lambda api, r, t, m, v: api.reparameterize_with_kl(m, v, key=KEY.to(m.device)), (SAMPLE, KL)),
-}
-on_functions = pytest.mark.parametrize(("function", "forward"), FUNCTIONS.values(), ids=FUNCTIONS)
-ALL = (0, 1, 2, 3)
-
-
-def scalar(function):
-    return lambda *operands: sum(leaf.sin().sum() for leaf in tree_leaves(function(*operands)))
-
-
-def weighted_gradient(function, order=1):
-    """The gradients in all operands, up to their order, added up with different weights."""
-    for _ in range(order):
-        function = (lambda f: lambda *o: sum((g * (g + 1.5)).sum() for g in grad(f, argnums=ALL)(*o)))(scalar(function))
-    return function
-
-
-# Transforms of f(recon, target, mu, logvar); whether the operands are stacked, and whether a backward kernel runs.
-TRANSFORMS = {
-    "grad": (lambda f: grad(scalar(f), argnums=ALL), False, True),
-    "second gradient": (lambda f: weighted_gradient(f, 2), False, True),
-    "third gradient": (lambda f: weighted_gradient(f, 3), False, True),
-    "jvp": (lambda f: lambda *o: jvp(f, o, tuple(x.cos() for x in o)), False, False),
-    "jvp in one operand": (lambda f: lambda r, t, m, v: jvp(lambda v: f(r, t, m, v), (v,), (m,)), False, False),
-    "jvp of jvp": (lambda f: lambda *o: jvp(lambda *o: jvp(f, o, o), o, tuple(x.cos() for x in o)), False, False),
-    "vjp": (lambda f: lambda *o: vjp(scalar(f), *o)[1](o[0].sum()), False, True),
-    "jacrev": (lambda f: lambda *o: jacrev(f, argnums=(2, 3))(*o), False, True),
-    "jacfwd": (lambda f: lambda *o: jacfwd(f, argnums=(2, 3))(*o), False, False),
-    "hessian": (lambda f: hessian(scalar(f), argnums=(2, 3)), False, True),
-    "reverse over forward": (lambda f: jacrev(jacfwd(scalar(f), argnums=2), argnums=3), False, True),
-    "reverse over reverse": (lambda f: jacrev(jacrev(scalar(f), argnums=2), argnums=3), False, True),
-    "vmap": (lambda f: vmap(f), True, False),
-    "vmap of some": (lambda f: lambda r, t, m, v: vmap(f, (0, None, None, 0))(r, t[0], m[0], v), True, False),
-    "vmap of others": (lambda f: lambda r, t, m, v: vmap(f, (None, 0, 0, None))(r[0], t, m, v[0]), True, False),
-    "vmap over a later dimension": (
-        lambda f: lambda *o: vmap(f, (1, -1, 2, 0))(o[0].movedim(0, 1), o[1].movedim(0, -1), o[2].movedim(0, 2), o[3]),
-        True,
-        False,
-    ),
-    "vmap of vmap": (
-        lambda f: lambda r, t, m, v: vmap(vmap(f, (0, 0, None, 0)), (None, None, 0, 0))(r, t, m, torch.stack([v] * 3)),
-        True,
-        False,
-    ),
-    "gradients of each": (lambda f: vmap(grad(scalar(f), argnums=ALL)), True, True),
-    "grad of vmap": (lambda f: grad(scalar(vmap(f)), argnums=ALL), True, True),
-    "jvp of vmap": (lambda f: lambda *o: jvp(vmap(f), o, tuple(x.cos() for x in o)), True, False),
-    "vmap of jvp": (lambda f: vmap(lambda *o: jvp(f, o, tuple(x.cos() for x in o))), True, False),
-    "hessians of each": (lambda f: vmap(hessian(scalar(f), argnums=3)), True, True),
-    "second gradient of vmap": (lambda f: weighted_gradient(vmap(f), 2), True, True),
-}
-on_transforms = pytest.mark.parametrize(("transform", "stacked", "backward"), TRANSFORMS.values(), ids=TRANSFORMS)
-
-
-def operands_of(device, stacked, dtype=F64):
-    lead = (MAPPED, BATCH) if stacked else (BATCH,)
-    return (*images((*lead, 4), dtype, device), *latents((*lead, 3), dtype, device))
 
 
 @on_functions
@@ -130,3 +36,82 @@ def test_values_and_kernels(device, function, forward, transform, stacked, backw
     assert {name: 1 for name in forward}.items() <= ran.items()
     assert set(ran) <= {*forward, *backwards}
     assert not backward or set(backwards) & set(ran)
+
+
+COMPILED_FUNCTIONS = {name: FUNCTIONS[name] for name in ("elbo_loss mean", "prior", "samples, key per item", "with_kl")}
+COMPILED_TRANSFORMS = {
+    name: TRANSFORMS[name]
+    for name in (
+        "grad",
+        "jvp of jvp",
+        "jacrev",
+        "hessian",
+        "vmap of some",
+        "gradients of each",
+        "vmap of jvp",
+    )
+}
+
+
+@pytest.mark.parametrize(("function", "forward"), COMPILED_FUNCTIONS.values(), ids=COMPILED_FUNCTIONS)
+@pytest.mark.parametrize(
+    ("transform", "stacked", "backward"), COMPILED_TRANSFORMS.values(), ids=COMPILED_TRANSFORMS.keys()
+)
+def test_kernels_in_compiled_transforms(device, function, forward, transform, stacked, backward):
+    operands = operands_of(device, stacked)
+    torch.compiler.reset()
+    backend, names = recording_backend()
+    compiled = torch.compile(transform(lambda *o: function(vf, *o)), fullgraph=True, backend=backend)
+    ours, truth = compiled(*operands), transform(lambda *o: function(vf.reference, *o))(*operands)
+    torch.testing.assert_close(tree_leaves(ours), tree_leaves(truth), rtol=1e-9, atol=1e-10)
+    found = fused(names)
+    assert {name: 1 for name in forward}.items() <= found.items()
+    assert bool({f"{name}_backward" for name in forward} & set(found)) == backward
+
+
+@on_functions
+def test_ordinary_autograd_around_vmap(device, function, forward):
+    operands = [o.requires_grad_() for o in operands_of(device, stacked=True)]
+    found = {}
+    for api in (vf, vf.reference):
+        loss = scalar(vmap(lambda *o, api=api: function(api, *o)))(*operands)
+        first = torch.autograd.grad(loss, operands, create_graph=True, materialize_grads=True)
+        second = sum((g * g.cos()).sum() for g in first)
+        found[api] = [*first, *torch.autograd.grad(second, operands, materialize_grads=True)]
+    torch.testing.assert_close(found[vf], found[vf.reference], rtol=1e-9, atol=1e-10)
+
+
+class TrueOfNarrow:
+    """The reference in float64, with the noise that narrower types have."""
+
+    elbo_loss, kl_divergence = vf.reference.elbo_loss, vf.reference.kl_divergence
+
+    @staticmethod
+    def reparameterize(mu, logvar, *, num_samples=None, key):
+        zero = torch.zeros_like(mu, dtype=torch.float32)
+        noise = vf.reference.reparameterize(zero, zero, num_samples=num_samples, key=key)
+        return eager.reparameterize(mu, logvar, noise.double())
+
+    @staticmethod
+    def reparameterize_with_kl(mu, logvar, *, key):
+        return TrueOfNarrow.reparameterize(mu, logvar, key=key), eager.kl_divergence(mu, logvar, reduction="sample")
+
+
+NARROW = {
+    "vmap": vmap,
+    "gradients of each": lambda f: vmap(grad(scalar(f), argnums=ALL)),
+    "jvp of vmap": lambda f: lambda *o: jvp(vmap(f), o, o),
+}
+
+
+@on_functions
+@pytest.mark.parametrize("transform", NARROW.values(), ids=NARROW)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes(device, function, forward, dtype, transform):
+    operands = operands_of(device, stacked=True, dtype=dtype)
+    ours, theirs = (transform(lambda *o, api=api: function(api, *o))(*operands) for api in (vf, vf.reference))
+    truth = transform(lambda *o: function(TrueOfNarrow, *o))(*(o.double() for o in operands))
+    for a, b, exact in zip(*map(tree_leaves, (ours, theirs, truth)), strict=True):
+        assert a.dtype == b.dtype
+        allowed = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(a.double(), exact, rtol=allowed, atol=allowed)

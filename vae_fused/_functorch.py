@@ -35,8 +35,8 @@ def _merged(operands: Operands) -> list[Any]:
     return [operand if operand is None else operand.flatten(0, 1) for operand in operands]
 
 
-# PyTorch calls jvp with forward-mode AD switched off, which would lose, without an error, the derivative of this tangent
-# in an outer jvp. Switched on again, the operands' own tangents have to be taken off.
+# PyTorch calls jvp with forward-mode AD switched off, which would lose, without an error, the derivative of this
+# tangent in an outer jvp. Switched on again, the operands' own tangents have to be taken off.
 
 
 def _derivatives_of_tangents() -> AbstractContextManager[None]:

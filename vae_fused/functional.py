@@ -1,8 +1,9 @@
 """The functional API: one call, one fused kernel.
 
 Dimension 0 is the batch and every other dimension is an event dimension, whatever the rank. A call goes to the
-compiled operator ``torch.ops.vae_fused.<name>`` when its device has kernels, else to the function of the same name
-in :mod:`vae_fused.reference`, which is right on every device, only slower.
+compiled operator ``torch.ops.vae_fused.<name>`` when its device has kernels; inside a transform of ``torch.func`` by
+way of :mod:`vae_fused._functorch`. Else it goes to the function of the same name in :mod:`vae_fused.reference`, which
+is right on every device, only slower.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_PREFIX = "vae_fused."
+
 
 def _name(target: Any) -> str | None:
     """``namespace.operator`` without the overload, or None where it is no operator."""
@@ -20,28 +22,32 @@ class _Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: Counter[str] = Counter()
+        self.storages: list[tuple[str, set[int]]] = []
 
     def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names[_name(target) or ""] += 1
+        name = _name(target) or ""
+        self.names[name] += 1
+        self.storages.append((name, {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}))
         return target(*args, **(kwargs or {}))
-
-
-def all_operators_in(function: Callable[[], Any]) -> Counter[str]:
-    """How often each operator ran while the function was called."""
-    with _Count() as count:
-        function()
-    return count.names
 
 
 def fused(names: Counter[str]) -> dict[str, int]:
     """Those of the package, by their own names."""
-    prefix = "vae_fused."
-    return {name.removeprefix(prefix): times for name, times in names.items() if name.startswith(prefix)}
+    return {name.removeprefix(_PREFIX): times for name, times in names.items() if name.startswith(_PREFIX)}
 
 
 def fused_operators_in(function: Callable[[], Any]) -> dict[str, int]:
     """How often each operator of the package ran while the function was called."""
-    return fused(all_operators_in(function))
+    with _Count() as count:
+        function()
+    return fused(count.names)
+
+
+def storages_read_in(function: Callable[[], Any]) -> list[set[int]]:
+    """The memory of the tensors that each operator of the package was given while the function was called."""
+    with _Count() as count:
+        function()
+    return [storages for name, storages in count.storages if name.startswith(_PREFIX)]
 
 
 def recording_backend() -> tuple[Callable[..., Any], Counter[str]]:

@@ -22,12 +22,13 @@ class _Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: Counter[str] = Counter()
-        self.storages: list[tuple[str, set[int]]] = []
+        self.storages: list[set[int]] = []
 
     def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = _name(target) or ""
         self.names[name] += 1
-        self.storages.append((name, {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}))
+        if name.startswith(_PREFIX):
+            self.storages.append({t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)})
         return target(*args, **(kwargs or {}))
 
 
@@ -47,7 +48,7 @@ def storages_read_in(function: Callable[[], Any]) -> list[set[int]]:
     """The memory of the tensors that each operator of the package was given while the function was called."""
     with _Count() as count:
         function()
-    return [storages for name, storages in count.storages if name.startswith(_PREFIX)]
+    return count.storages
 
 
 def recording_backend() -> tuple[Callable[..., Any], Counter[str]]:

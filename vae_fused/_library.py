@@ -25,11 +25,16 @@ if _build.stamp is not None and _build.stamp.extension:
 ops = torch.ops.vae_fused
 
 
-def takes_kernels(tensor: Tensor) -> bool:
-    """Whether a call on this tensor goes to the compiled operators, or to the reference in plain PyTorch.
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether there are compiled operators for the device of this tensor."""
+    return tensor.device.type in _KERNEL_DEVICES
 
-    The transforms of ``torch.func`` do not compose with C++ autograd Functions, so inside one the reference, which is
-    made of differentiable PyTorch operators, takes over.
+
+def calls_operators(tensor: Tensor) -> bool:
+    """Whether a call on this tensor goes straight to the compiled operators.
+
+    The transforms of ``torch.func`` do not compose with C++ autograd Functions, so inside one the call goes to
+    :mod:`vae_fused._functorch`.
     """
     return tensor.device.type in _KERNEL_DEVICES and not inside_transform()
 

@@ -1,24 +1,31 @@
 """The functional API: one call, one fused kernel.
 
 Dimension 0 is the batch and every other dimension is an event dimension, whatever the rank. A call goes to the
-compiled operator ``torch.ops.vae_fused.<name>`` when its device has kernels, else to the function of the same name
-in :mod:`vae_fused.reference`, which is right on every device, only slower.
+compiled operator ``torch.ops.vae_fused.<name>`` when its device has kernels; inside a transform of ``torch.func`` by
+way of :mod:`vae_fused._functorch`. Else it goes to the function of the same name in :mod:`vae_fused.reference`, which
+is right on every device, only slower.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
-from vae_fused import reference
-from vae_fused._library import ops, takes_kernels
+from vae_fused import _functorch, reference
+from vae_fused._library import calls_operators, has_kernels, ops
 from vae_fused._terms import ELBOTerms
 
 __all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
+
+
+def _otherwise(tensor: Tensor) -> ModuleType:
+    # Where a call does not go straight to the operators: inside a transform, or on a device without kernels.
+    return _functorch if has_kernels(tensor) else reference
 
 
 def standard_normal(
@@ -57,8 +64,8 @@ def standard_normal(
     arguments.check_normal_request(key, size, dtype)
     if device is not None:
         key = key.to(device)
-    if not takes_kernels(key):
-        return reference.standard_normal(key, size, dtype=dtype)
+    if not calls_operators(key):
+        return _otherwise(key).standard_normal(key, size, dtype=dtype)
     return ops.standard_normal.default(key, size, dtype=dtype)
 
 
@@ -97,8 +104,8 @@ def reparameterize(
     """
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
-    if not takes_kernels(mu):
-        return reference.reparameterize(mu, logvar, num_samples=num_samples, generator=generator, key=key)
+    if not calls_operators(mu):
+        return _otherwise(mu).reparameterize(mu, logvar, num_samples=num_samples, generator=generator, key=key)
     arguments.check_num_samples(num_samples)
     arguments.check_noise_source(generator, key, mu.device)
     if key is not None:
@@ -137,8 +144,8 @@ def reparameterize_with_kl(
     """
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
-    if not takes_kernels(mu):
-        return reference.reparameterize_with_kl(mu, logvar, generator=generator, key=key)
+    if not calls_operators(mu):
+        return _otherwise(mu).reparameterize_with_kl(mu, logvar, generator=generator, key=key)
     arguments.check_noise_source(generator, key, mu.device)
     if key is not None:
         arguments.check_tensor("key", key)
@@ -183,8 +190,8 @@ def kl_divergence(
     """
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
-    if not takes_kernels(mu):
-        return reference.kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction=reduction)
+    if not calls_operators(mu):
+        return _otherwise(mu).kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction=reduction)
     for name, prior in (("prior_mu", prior_mu), ("prior_logvar", prior_logvar)):
         arguments.check_prior(name, prior, mu)  # before autograd expands it
     arguments.check_choice("reduction", reduction, (*arguments.REDUCTIONS, "none"))
@@ -289,8 +296,8 @@ def elbo_loss(
     """
     arguments.check_tensor("recon", recon)
     arguments.check_tensor("target", target)
-    if not takes_kernels(recon):
-        return reference.elbo_loss(
+    if not calls_operators(recon):
+        return _otherwise(recon).elbo_loss(
             recon,
             target,
             mu,

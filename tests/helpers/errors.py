@@ -8,10 +8,23 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import vae_fused as vf
 
-APIS = {"kernel": vf, "reference": vf.reference}
+
+class InsideTransform:
+    """The public functions, each called inside forward-mode AD: the way of the transforms."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with forward_ad.dual_level():
+                return getattr(vf, name)(*args, **kwargs)
+
+        return call
+
+
+APIS = {"kernel": vf, "reference": vf.reference, "transform": InsideTransform()}
 BOTH = pytest.mark.parametrize("api", APIS.values(), ids=APIS)
 
 

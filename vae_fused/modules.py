@@ -14,24 +14,8 @@ from vae_fused._terms import ELBOTerms
 __all__ = ["FusedELBOLoss"]
 
 
-class FusedELBOLoss(nn.Module):
-    """The negative ELBO, reconstruction + beta * KL, as a drop-in for a hand-written VAE loss.
-
-    Args:
-        beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
-        recon_loss: ``"mse"``, the squared error, summed without a factor ½.
-        reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
-
-    Raises:
-        TypeError: ``beta`` is not a number or a floating tensor.
-        ValueError: ``beta`` is not a scalar, or ``recon_loss`` or ``reduction`` is unknown.
-
-    Example:
-        >>> criterion = FusedELBOLoss(beta=0.5)
-        >>> x = torch.zeros(2, 3)
-        >>> criterion(x + 1, x, torch.zeros(2, 1), torch.zeros(2, 1))
-        tensor(3.)
-    """
+class ObjectiveModule(nn.Module):
+    """What the loss modules share: beta, the reconstruction loss and the reduction."""
 
     def __init__(self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean") -> None:
         super().__init__()
@@ -53,6 +37,30 @@ class FusedELBOLoss(nn.Module):
         # buffer, so that neither rounding nor module.half() changes the number.
         self._beta_is_float = not isinstance(value, Tensor)
         self._beta = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"
+
+
+class FusedELBOLoss(ObjectiveModule):
+    """The negative ELBO, reconstruction + beta * KL, as a drop-in for a hand-written VAE loss.
+
+    Args:
+        beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
+        recon_loss: ``"mse"``, the squared error, summed without a factor ½.
+        reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
+
+    Raises:
+        TypeError: ``beta`` is not a number or a floating tensor.
+        ValueError: ``beta`` is not a scalar, or ``recon_loss`` or ``reduction`` is unknown.
+
+    Example:
+        >>> criterion = FusedELBOLoss(beta=0.5)
+        >>> x = torch.zeros(2, 3)
+        >>> criterion(x + 1, x, torch.zeros(2, 1), torch.zeros(2, 1))
+        tensor(3.)
+    """
 
     @overload
     def forward(
@@ -98,7 +106,3 @@ class FusedELBOLoss(nn.Module):
             reduction=self.reduction,
             return_terms=return_terms,
         )
-
-    def extra_repr(self) -> str:
-        """The settings, for ``repr``."""
-        return f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"

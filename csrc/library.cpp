@@ -66,6 +66,26 @@ TORCH_LIBRARY(vae_fused, m) {
       " Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar,"
       " *, float target_scale=1.0, float target_shift=0.0) -> ()",
       pure);
+
+  // The reconstruction term, float64, of hidden @ weight.T + bias, which is never there as a whole: rows of it at a
+  // time.
+  m.def(
+      "linear_reconstruction(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, str recon_loss, str reduction,"
+      " int? chunk) -> Tensor",
+      pure);
+  // One pass: the gradients are those of an incoming gradient of 1, in float32 or wider.
+  m.def(
+      "linear_reconstruction_with_gradients(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, str recon_loss,"
+      " str reduction, int? chunk, bool[3] output_mask)"
+      " -> (Tensor reconstruction, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+      pure);
+  m.def(
+      "linear_reconstruction_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor? bias, Tensor target,"
+      " str recon_loss, str reduction, int? chunk, bool[4] output_mask)"
+      " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor grad_target)",
+      pure);
+  // Multiplies by a number [] that is read when the kernel runs.
+  m.def("scale_gradient_(Tensor(a!) gradient, Tensor factor) -> ()", pure);
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -114,4 +114,38 @@ void elbo_loss_backward_(const Tensor& grad_loss, const ObjectiveArguments& a, c
           grad_recon, grad_mu, grad_logvar, a.target_scale, a.target_shift);
 }
 
+Tensor linear_reconstruction(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
+                             const Tensor& target, std::string_view recon_loss, std::string_view reduction,
+                             std::optional<int64_t> chunk) {
+  static const auto op =
+      find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&, std::string_view,
+                  std::string_view, std::optional<int64_t>)>("vae_fused::linear_reconstruction");
+  return op.call(hidden, weight, bias, target, recon_loss, reduction, chunk);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_with_gradients(
+    const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
+    std::string_view recon_loss, std::string_view reduction, std::optional<int64_t> chunk,
+    std::array<bool, 3> output_mask) {
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&, std::string_view, std::string_view,
+      std::optional<int64_t>, std::array<bool, 3>)>("vae_fused::linear_reconstruction_with_gradients");
+  return op.call(hidden, weight, bias, target, recon_loss, reduction, chunk, output_mask);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_backward(
+    const Tensor& grad_loss, const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
+    const Tensor& target, std::string_view recon_loss, std::string_view reduction, std::optional<int64_t> chunk,
+    std::array<bool, 4> output_mask) {
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&, std::string_view,
+      std::string_view, std::optional<int64_t>, std::array<bool, 4>)>("vae_fused::linear_reconstruction_backward");
+  return op.call(grad_loss, hidden, weight, bias, target, recon_loss, reduction, chunk, output_mask);
+}
+
+void scale_gradient_(const Tensor& gradient, const Tensor& factor) {
+  static const auto op = find<void(const Tensor&, const Tensor&)>("vae_fused::scale_gradient_");
+  op.call(gradient, factor);
+}
+
 }  // namespace vae_fused::ops

@@ -43,4 +43,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tens
 void elbo_loss_backward_(const Tensor& grad_loss, const ObjectiveArguments& arguments, const OptionalTensor& grad_recon,
                          const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar);
 
+Tensor linear_reconstruction(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
+                             const Tensor& target, std::string_view recon_loss, std::string_view reduction,
+                             std::optional<int64_t> chunk);
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_with_gradients(
+    const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
+    std::string_view recon_loss, std::string_view reduction, std::optional<int64_t> chunk,
+    std::array<bool, 3> output_mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_backward(
+    const Tensor& grad_loss, const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
+    const Tensor& target, std::string_view recon_loss, std::string_view reduction, std::optional<int64_t> chunk,
+    std::array<bool, 4> output_mask);
+void scale_gradient_(const Tensor& gradient, const Tensor& factor);
+
 }  // namespace vae_fused::ops

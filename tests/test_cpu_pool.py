@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.inputs import key_of
+from helpers.inputs import key_of, latents
+from helpers.memory import peak_bytes
 
 import vae_fused as vf
 
@@ -93,3 +94,10 @@ def test_a_limit_that_is_no_number_of_mib_raises(limit):
     assert finished.returncode != 0
     message = f"VAE_FUSED_POOL_MIB must be a number of MiB, 0 or more, got '{limit}'"
     assert f"ValueError: {message}" in finished.stderr
+
+
+def test_the_profiler_sees_large_results():
+    # They do not come from torch's allocator, which reports to the profiler by itself.
+    mu, logvar = latents((64, 16_384))
+    bytes_of_z = mu.nbytes
+    assert bytes_of_z <= peak_bytes(lambda: vf.reparameterize(mu, logvar)) < bytes_of_z + (4 << 20)

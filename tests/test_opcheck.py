@@ -157,6 +157,11 @@ def test_every_operator_is_checked():
         "elbo_loss_with_gradients",
         "elbo_loss_backward",
         "elbo_loss_backward_",
+        # tests/test_linear_elbo_loss_operators.py
+        "linear_reconstruction",
+        "linear_reconstruction_with_gradients",
+        "linear_reconstruction_backward",
+        "scale_gradient_",
     }
 
 

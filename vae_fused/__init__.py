@@ -11,6 +11,7 @@ from vae_fused.functional import (
     reparameterize_with_kl,
     standard_normal,
 )
+from vae_fused.linear_loss import FusedLinearELBOLoss, linear_elbo_loss
 from vae_fused.models import VAE, VAEOutput, conv_vae, mlp_vae
 from vae_fused.modules import FusedELBOLoss
 
@@ -18,12 +19,14 @@ __all__ = [
     "VAE",
     "ELBOTerms",
     "FusedELBOLoss",
+    "FusedLinearELBOLoss",
     "VAEOutput",
     "__version__",
     "build_info",
     "conv_vae",
     "elbo_loss",
     "kl_divergence",
+    "linear_elbo_loss",
     "mlp_vae",
     "reference",
     "release_cpu_pool",

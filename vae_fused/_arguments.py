@@ -122,14 +122,17 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_beta(beta: float | Tensor, recon: Tensor) -> None:
-    """Raise unless beta is a real number, or a 0-dim floating tensor on the CPU or on the device of recon."""
+def check_beta(beta: float | Tensor, recon: Tensor, name: str = "recon") -> None:
+    """Raise unless beta is a real number, or a 0-dim floating tensor on the CPU or on the device of recon.
+
+    ``name`` is what the caller calls ``recon``.
+    """
     if isinstance(beta, Tensor):
         check_floating("beta", beta)
         if beta.dim() != 0:
             raise ValueError(f"beta must be a float or a 0-dimensional tensor, got shape {_shape(beta)}")
         if beta.device.type != "cpu" and beta.device != recon.device:
-            raise ValueError(f"beta must be on the CPU or on the device of recon, {recon.device}, got {beta.device}")
+            raise ValueError(f"beta must be on the CPU or on the device of {name}, {recon.device}, got {beta.device}")
     elif isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"beta must be a float or a 0-dimensional tensor, got {type(beta).__name__}")
 
@@ -161,16 +164,21 @@ def check_target_scale(target: Tensor, scale: float, shift: float) -> None:
         )
 
 
-def check_kl_source(recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl: Tensor | None, reduction: str) -> None:
-    """Raise unless the KL comes from exactly one place: from mu and logvar, or from the per-item ``kl``."""
+def check_kl_source(
+    recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl: Tensor | None, reduction: str, name: str = "recon"
+) -> None:
+    """Raise unless the KL comes from exactly one place: from mu and logvar, or from the per-item ``kl``.
+
+    ``name`` is what the caller calls ``recon``, which has the batch size and the device.
+    """
     if kl is None:
         if mu is None or logvar is None:
             missing = "mu and logvar" if mu is None and logvar is None else ("mu" if mu is None else "logvar")
             raise ValueError(f"the KL needs both mu and logvar, or kl: {missing} is missing and kl is None")
         check_latent_pair(mu, logvar)
-        _check_same_device("mu", mu, "recon", recon)
+        _check_same_device("mu", mu, name, recon)
         if mu.shape[0] != recon.shape[0]:
-            raise ValueError(f"mu must have the batch size of recon, {recon.shape[0]}, got {mu.shape[0]}")
+            raise ValueError(f"mu must have the batch size of {name}, {recon.shape[0]}, got {mu.shape[0]}")
         return
     if mu is not None or logvar is not None:
         raise ValueError("kl replaces mu and logvar: give kl, or mu and logvar, got both")
@@ -180,8 +188,52 @@ def check_kl_source(recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl:
             "kl cannot be given with reduction='mean': the number of latent elements is unknown; give mu and logvar"
         )
     if kl.dim() != 1 or kl.shape[0] != recon.shape[0]:
-        raise ValueError(f"kl must have the shape [batch] of recon, [{recon.shape[0]}], got {_shape(kl)}")
-    _check_same_device("kl", kl, "recon", recon)
+        raise ValueError(f"kl must have the shape [batch] of {name}, [{recon.shape[0]}], got {_shape(kl)}")
+    _check_same_device("kl", kl, name, recon)
+
+
+def _autocast_casts(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> None:
+    """Raise unless hidden ``[B, ..., H]``, weight ``[D, H]``, bias ``[D]`` and target ``[B, ..., D]`` fit together."""
+    check_floating("hidden", hidden)
+    if hidden.dim() < 2:
+        raise ValueError(f"hidden must have shape [batch, ..., in_features], got {_shape(hidden)}")
+    check_tensor("weight", weight)
+    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"weight must have shape [out_features, {hidden.shape[-1]}], got {_shape(weight)}")
+    _check_parameter("weight", weight, hidden)
+    if bias is not None:
+        check_tensor("bias", bias)
+        if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
+            raise ValueError(f"bias must have shape [{weight.shape[0]}], got {_shape(bias)}")
+        _check_parameter("bias", bias, hidden)
+    check_floating("target", target)
+    shape = (*hidden.shape[:-1], weight.shape[0])
+    if target.shape != shape:
+        raise ValueError(f"target must have the shape of the reconstruction, {list(shape)}, got {_shape(target)}")
+    _check_same_device("target", target, "hidden", hidden)
+
+
+def _check_parameter(name: str, value: Tensor, hidden: Tensor) -> None:
+    if _autocast_casts(hidden):
+        check_floating(name, value)
+    elif value.dtype != hidden.dtype:
+        raise TypeError(f"{name} must have the dtype of hidden, {hidden.dtype}, got {value.dtype}")
+    _check_same_device(name, value, "hidden", hidden)
+
+
+def check_chunk(chunk: int | None) -> None:
+    """Raise unless ``chunk`` is None or a positive integer."""
+    if chunk is None:
+        return
+    if isinstance(chunk, bool) or not isinstance(chunk, int):
+        raise TypeError(f"chunk must be an integer or None, got {type(chunk).__name__}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
 
 
 # The whole check of each operator, in the order in which its arguments stand.
@@ -243,3 +295,38 @@ def check_elbo_loss(
     check_choice("reduction", reduction, REDUCTIONS)
     check_kl_source(recon, mu, logvar, kl, reduction)
     check_beta(beta, recon)
+
+
+def check_linear_reconstruction(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    recon_loss: str,
+    reduction: str,
+    chunk: int | None,
+) -> None:
+    """Everything that ``linear_reconstruction`` asks of its arguments."""
+    check_linear(hidden, weight, bias, target)
+    check_choice("recon_loss", recon_loss, RECON_LOSSES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_chunk(chunk)
+
+
+def check_linear_elbo_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    kl: Tensor | None,
+    beta: float | Tensor,
+    recon_loss: str,
+    reduction: str,
+    chunk: int | None,
+) -> None:
+    """Everything that ``linear_elbo_loss`` asks of its arguments."""
+    check_linear_reconstruction(hidden, weight, bias, target, recon_loss, reduction, chunk)
+    check_kl_source(hidden, mu, logvar, kl, reduction, "hidden")
+    check_beta(beta, hidden, "hidden")

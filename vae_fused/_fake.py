@@ -183,6 +183,60 @@ def _elbo_loss_backward_(
     return None
 
 
+def _linear_reconstruction(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    recon_loss: str,
+    reduction: str,
+    chunk: int | None,
+) -> Tensor:
+    arguments.check_linear_reconstruction(hidden, weight, bias, target, recon_loss, reduction, chunk)
+    return _reduced(hidden, reduction, torch.float64)
+
+
+def _linear_reconstruction_with_gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    recon_loss: str,
+    reduction: str,
+    chunk: int | None,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    reconstruction = _linear_reconstruction(hidden, weight, bias, target, recon_loss, reduction, chunk)
+    dtype = accumulation_dtype(hidden.dtype)
+    gradients = (
+        of.new_empty(of.shape, dtype=dtype) if wanted and of is not None else None
+        for wanted, of in zip(output_mask, (hidden, weight, bias), strict=True)
+    )
+    return (reconstruction, *gradients)
+
+
+def _linear_reconstruction_backward(
+    grad_loss: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    recon_loss: str,
+    reduction: str,
+    chunk: int | None,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    operands = (hidden, weight, bias, target)
+    return tuple(
+        of.new_empty(of.shape) if wanted and of is not None else None
+        for wanted, of in zip(output_mask, operands, strict=True)
+    )
+
+
+def _scale_gradient_(gradient: Tensor, factor: Tensor) -> None:
+    return None
+
+
 _FAKES: dict[str, Callable[..., Any]] = {
     "standard_normal": _standard_normal,
     "reparameterize": _reparameterize,
@@ -196,6 +250,10 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "elbo_loss_with_gradients": _elbo_loss_with_gradients,
     "elbo_loss_backward": _elbo_loss_backward,
     "elbo_loss_backward_": _elbo_loss_backward_,
+    "linear_reconstruction": _linear_reconstruction,
+    "linear_reconstruction_with_gradients": _linear_reconstruction_with_gradients,
+    "linear_reconstruction_backward": _linear_reconstruction_backward,
+    "scale_gradient_": _scale_gradient_,
 }
 
 

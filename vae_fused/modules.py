@@ -14,7 +14,36 @@ from vae_fused._terms import ELBOTerms
 __all__ = ["FusedELBOLoss"]
 
 
-class FusedELBOLoss(nn.Module):
+class ObjectiveModule(nn.Module):
+    """What the loss modules share: beta, the reconstruction loss and the reduction."""
+
+    def __init__(self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean") -> None:
+        super().__init__()
+        arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
+        arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        self.beta = beta
+        self.recon_loss = recon_loss
+        self.reduction = reduction
+
+    @property
+    def beta(self) -> float | Tensor:
+        """Weight of the KL: the float that was set, or the tensor."""
+        return self._beta.item() if self._beta_is_float else self._beta
+
+    @beta.setter
+    def beta(self, value: float | Tensor) -> None:
+        arguments.check_beta(value, value if isinstance(value, Tensor) else torch.empty(0))
+        # A tensor either way, read when the kernel runs: setting it does not recompile a compiled step. float64, and no
+        # buffer, so that neither rounding nor module.half() changes the number.
+        self._beta_is_float = not isinstance(value, Tensor)
+        self._beta = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"
+
+
+class FusedELBOLoss(ObjectiveModule):
     """The negative ELBO, reconstruction + beta * KL, as a drop-in for a hand-written VAE loss.
 
     Args:
@@ -45,29 +74,11 @@ class FusedELBOLoss(nn.Module):
         target_scale: float = 1.0,
         target_shift: float = 0.0,
     ) -> None:
-        super().__init__()
-        arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
-        arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        super().__init__(beta, recon_loss, reduction)
         arguments.check_number("target_scale", target_scale)
         arguments.check_number("target_shift", target_shift)
-        self.beta = beta
-        self.recon_loss = recon_loss
-        self.reduction = reduction
         self.target_scale = target_scale
         self.target_shift = target_shift
-
-    @property
-    def beta(self) -> float | Tensor:
-        """Weight of the KL: the float that was set, or the tensor."""
-        return self._beta.item() if self._beta_is_float else self._beta
-
-    @beta.setter
-    def beta(self, value: float | Tensor) -> None:
-        arguments.check_beta(value, value if isinstance(value, Tensor) else torch.empty(0))
-        # A tensor either way, read when the kernel runs: setting it does not recompile a compiled step. float64, and no
-        # buffer, so that neither rounding nor module.half() changes the number.
-        self._beta_is_float = not isinstance(value, Tensor)
-        self._beta = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
 
     @overload
     def forward(
@@ -118,7 +129,7 @@ class FusedELBOLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        settings = f"beta={self.beta}, recon_loss={self.recon_loss!r}, reduction={self.reduction!r}"
+        settings = super().extra_repr()
         if (self.target_scale, self.target_shift) != (1.0, 0.0):
             settings += f", target_scale={self.target_scale}, target_shift={self.target_shift}"
         return settings

@@ -16,7 +16,14 @@ from vae_fused._arguments import accumulation_dtype
 from vae_fused._philox import draw_key, normals_of_shape
 from vae_fused._terms import ELBOTerms
 
-__all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
+__all__ = [
+    "elbo_loss",
+    "kl_divergence",
+    "linear_elbo_loss",
+    "reparameterize",
+    "reparameterize_with_kl",
+    "standard_normal",
+]
 
 
 def standard_normal(
@@ -140,3 +147,34 @@ def elbo_loss(
     if not return_terms:
         return loss
     return ELBOTerms(loss, reconstruction.detach().to(dtype), kl_term.detach().to(dtype))
+
+
+def linear_elbo_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    mu: Tensor | None = None,
+    logvar: Tensor | None = None,
+    *,
+    kl: Tensor | None = None,
+    beta: float | Tensor = 1.0,
+    recon_loss: str = "mse",
+    reduction: str = "batchmean",
+    return_terms: bool = False,
+    chunk: int | None = None,
+) -> Tensor | ELBOTerms:
+    """See :func:`vae_fused.linear_elbo_loss`. The reconstruction is made as a whole; ``chunk`` is only checked."""
+    arguments.check_linear_elbo_loss(hidden, weight, bias, target, mu, logvar, kl, beta, recon_loss, reduction, chunk)
+    recon = torch.nn.functional.linear(hidden, weight, bias)
+    return elbo_loss(
+        recon,
+        target,
+        mu,
+        logvar,
+        kl=kl,
+        beta=beta,
+        recon_loss=recon_loss,
+        reduction=reduction,
+        return_terms=return_terms,
+    )

@@ -37,6 +37,7 @@ def mlp_vae(
     hidden_dims: Sequence[int] = (400,),
     *,
     output_activation: str | None = "sigmoid",
+    fused_output_layer: bool = False,
 ) -> VAE:
     """A fully connected VAE with ReLU layers; the decoder mirrors the encoder.
 
@@ -45,13 +46,16 @@ def mlp_vae(
         latent_dim: number of latents.
         hidden_dims: widths of the encoder's layers; the decoder has them in reverse.
         output_activation: ``"sigmoid"`` (default) for data in [0, 1], or ``None`` for data on the whole real line.
+        fused_output_layer: ``model.loss`` takes the last layer and the objective in one, as for :class:`VAE`: the same
+            values and parameters in less memory. Only with ``output_activation=None``.
 
     Returns:
         A :class:`VAE` that maps ``[B, *input_shape]`` to itself.
 
     Raises:
         TypeError: sizes that are not integers.
-        ValueError: sizes below 1, no hidden layer, or an unknown ``output_activation``.
+        ValueError: sizes below 1, no hidden layer, an unknown ``output_activation``, or ``fused_output_layer`` with a
+            sigmoid.
 
     Example:
         >>> model = mlp_vae((1, 28, 28), latent_dim=20, hidden_dims=(400,))
@@ -66,6 +70,8 @@ def mlp_vae(
         raise ValueError("hidden_dims must hold at least one width, got ()")
     (latent_dim,) = _sizes("latent_dim", (latent_dim,))
     _check_output_activation(output_activation)
+    if fused_output_layer and output_activation is not None:
+        raise ValueError(f"fused_output_layer needs output_activation=None, got {output_activation!r}")
 
     elements = math.prod(shape)
     encoder: list[nn.Module] = [nn.Flatten()]
@@ -78,7 +84,13 @@ def mlp_vae(
     if output_activation == "sigmoid":
         decoder.append(nn.Sigmoid())
     decoder.append(nn.Unflatten(1, shape))
-    return VAE(nn.Sequential(*encoder), nn.Sequential(*decoder), latent_dim, feature_dim=hidden[-1])
+    return VAE(
+        nn.Sequential(*encoder),
+        nn.Sequential(*decoder),
+        latent_dim,
+        feature_dim=hidden[-1],
+        fused_output_layer=fused_output_layer,
+    )
 
 
 def conv_vae(

@@ -11,6 +11,7 @@ from torch.utils._pytree import _register_namedtuple
 from vae_fused import _arguments as arguments
 from vae_fused import functional
 from vae_fused._terms import ELBOTerms
+from vae_fused.linear_loss import linear_elbo_loss
 
 __all__ = ["VAE", "VAEOutput"]
 
@@ -48,6 +49,21 @@ def _encoder_width(encoder: nn.Module) -> int | None:
     return None
 
 
+def _split_decoder(decoder: nn.Module) -> tuple[list[nn.Module], nn.Linear, list[nn.Module]]:
+    """The layers before the last Linear, the Linear, and what only reshapes its output."""
+    layers = list(decoder) if isinstance(decoder, nn.Sequential) else [decoder]
+    last = len(layers)
+    while last > 0 and isinstance(layers[last - 1], (nn.Unflatten, nn.Flatten, nn.Identity)):
+        last -= 1
+    output = layers[last - 1] if last > 0 else None
+    if type(output) is not nn.Linear:
+        raise ValueError(
+            "fused_output_layer needs a decoder whose last layer is an nn.Linear, followed by nothing but a reshape, "
+            f"got {type(output).__name__}"
+        )
+    return layers[: last - 1], output, layers[last:]
+
+
 def _check_positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
@@ -68,10 +84,14 @@ class VAE(nn.Module):
         feature_dim: number of features of an item after flattening. By default the ``out_features`` of the encoder or
             of its last layer. An encoder that ends in convolutions has none: its heads are ``nn.LazyLinear``, which
             take their width from the first batch, so run one batch before counting parameters or compiling.
+        fused_output_layer: :meth:`loss` takes the decoder's last layer and the objective in one, without the
+            reconstruction as a whole: see :func:`vae_fused.linear_elbo_loss`. The decoder has to be an ``nn.Linear``,
+            or an ``nn.Sequential`` that ends in one, followed by nothing but a reshape. Hooks of that layer, of the
+            decoder as a whole and of the model are not called in :meth:`loss`.
 
     Raises:
         TypeError: an argument of a wrong type.
-        ValueError: ``latent_dim`` or ``feature_dim`` below 1.
+        ValueError: ``latent_dim`` or ``feature_dim`` below 1, or ``fused_output_layer`` with another decoder.
 
     Example:
         >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 400), nn.ReLU())
@@ -86,7 +106,13 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, *, feature_dim: int | None = None
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        *,
+        feature_dim: int | None = None,
+        fused_output_layer: bool = False,
     ) -> None:
         super().__init__()
         for name, module in (("encoder", encoder), ("decoder", decoder)):
@@ -95,6 +121,9 @@ class VAE(nn.Module):
         _check_positive("latent_dim", latent_dim)
         if feature_dim is not None:
             _check_positive("feature_dim", feature_dim)
+        if fused_output_layer:
+            _split_decoder(decoder)
+        self.fused_output_layer = fused_output_layer
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
@@ -171,12 +200,18 @@ class VAE(nn.Module):
         Example:
             >>> recon, mu, logvar, z, kl = mlp_vae(64, latent_dim=8)(torch.rand(3, 64))
         """
+        mu, logvar, z, kl = self._posterior(x, sample, generator, key)
+        return VAEOutput(self.decode(z), mu, logvar, z, kl)
+
+    def _posterior(
+        self, x: Tensor, sample: bool | None, generator: torch.Generator | None, key: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mu, logvar = self.encode(x)
         if self.training if sample is None else sample:
             z, kl = functional.reparameterize_with_kl(mu, logvar, generator=generator, key=key)
         else:
             z, kl = mu, functional.kl_divergence(mu, logvar, reduction="sample")
-        return VAEOutput(self.decode(z), mu, logvar, z, kl)
+        return mu, logvar, z, kl
 
     def loss(
         self,
@@ -211,9 +246,25 @@ class VAE(nn.Module):
             >>> terms = mlp_vae(64, latent_dim=8).loss(torch.rand(3, 64), beta=0.5)
             >>> terms.loss.backward()
         """
-        out = self(x, sample=sample, generator=generator, key=key)
         # The mean over latent elements needs their number, which the per-item KL no longer tells.
         per_element = reduction == "mean"
+        if self.fused_output_layer:
+            mu, logvar, z, kl = self._posterior(x, sample, generator, key)
+            hidden, output, target = self._output_layer(z, x)
+            return linear_elbo_loss(
+                hidden,
+                output.weight,
+                output.bias,
+                target,
+                mu if per_element else None,
+                logvar if per_element else None,
+                kl=None if per_element else kl,
+                beta=beta,
+                recon_loss=recon_loss,
+                reduction=reduction,
+                return_terms=True,
+            )
+        out = self(x, sample=sample, generator=generator, key=key)
         return functional.elbo_loss(
             out.recon,
             x,
@@ -225,6 +276,20 @@ class VAE(nn.Module):
             reduction=reduction,
             return_terms=True,
         )
+
+    def _output_layer(self, z: Tensor, x: Tensor) -> tuple[Tensor, nn.Linear, Tensor]:
+        """The input of the decoder's last layer, that layer, and the data in the shape of its output."""
+        layers, output, reshapes = _split_decoder(self.decoder)
+        hidden = z
+        for layer in layers:
+            hidden = layer(hidden)
+        rows = (*hidden.shape[:-1], output.out_features)
+        recon = x.new_empty(()).expand(rows)  # one element: the shape is all that is asked of it
+        for reshape in reshapes:
+            recon = reshape(recon)
+        if recon.shape != x.shape:
+            raise ValueError(f"target must have the shape of recon, {list(recon.shape)}, got {list(x.shape)}")
+        return hidden, output, x.reshape(rows)
 
     @torch.no_grad()
     def sample(self, n: int, key: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:

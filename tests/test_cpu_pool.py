@@ -93,3 +93,14 @@ def test_a_limit_that_is_no_number_of_mib_raises(limit):
     assert finished.returncode != 0
     message = f"VAE_FUSED_POOL_MIB must be a number of MiB, 0 or more, got '{limit}'"
     assert f"ValueError: {message}" in finished.stderr
+
+
+def test_the_profiler_sees_pooled_memory():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        noise = vf.standard_normal(key_of(1), FOUR_MIB)
+        del noise
+    assert profile.profiler is not None
+    assert profile.profiler.kineto_results is not None
+    changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert changes.count(4 * MIB) == 1
+    assert changes.count(-4 * MIB) == 1

@@ -56,6 +56,7 @@ class Pool final : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     Block block = take(bytes);
     if (block.data == nullptr) block = map_block(bytes);
+    c10::profiledCPUMemoryReporter().New(block.data, bytes);  // as torch's own allocator does
     return {block.data, new Block(block), &give_back, c10::Device(c10::kCPU)};
   }
 
@@ -107,6 +108,7 @@ class Pool final : public c10::Allocator {
   static void give_back(void* context) {
     const Block block = *static_cast<Block*>(context);
     delete static_cast<Block*>(context);
+    c10::profiledCPUMemoryReporter().Delete(block.data);
     instance().keep(block);
   }
 

@@ -91,6 +91,11 @@ class Case:
         return math.prod(self.shapes.latents)
 
     @property
+    def normals(self) -> int:
+        """Normals that one forward and backward draws: the backward draws those of the forward again."""
+        return 2 * self.latent_elements if "grad_z" in OPERATIONS[self.operation].upstream else 0
+
+    @property
     def largest_tensor_bytes(self) -> int:
         """Bytes of the largest tensor that the case handles."""
         operation = OPERATIONS[self.operation]

@@ -16,6 +16,7 @@ from targets import limit_outcomes, ratio_outcomes
 
 _RIVALS = ("ours", "eager", "compile")
 _SWEEP_RIVALS = ("eager", "compile")
+_LEAST_PREDICTED_BYTES = 1 << 25
 # Rivals are interleaved, numbers of threads are not: this much is noise between them.
 _LEAST_GAIN = 0.9
 
@@ -79,6 +80,31 @@ def phases_table(run: Run) -> str:
     ]
     return markdown_table(["case", *(f"{rival}, {clock}" for clock in ("forward", "backward") for rival in _RIVALS)],
                           lines)  # fmt: skip
+
+
+def prediction_table(run: Run) -> str:
+    """The time that the limits of the machine allow, beside the time of ours, for float32 past the caches."""
+    triad = run.limits.get("triad_bytes_per_second", run.copy_bytes_per_second)
+    normals = run.limits.get("normals_per_second")
+    lines = []
+    for row in _of_dtype(run, "float32"):
+        ours = row.time("ours", "step")
+        if ours is None or normals is None or row.case.ideal_bytes < _LEAST_PREDICTED_BYTES:
+            continue
+        case, memory, noise = row.case, row.case.ideal_bytes / triad, row.case.normals / normals
+        predicted = max(memory, noise)
+        lines.append([
+            case.title,
+            f"{case.ideal_bytes / 1e6:.1f}",
+            seconds(memory),
+            f"{case.normals / 1e6:.2f}",
+            seconds(noise),
+            seconds(predicted),
+            seconds(ours.minimum),
+            f"{predicted / ours.minimum:.0%}",
+        ])  # fmt: skip
+    header = ["case", "MB", "time for them", "10^6 normals", "time for them", "predicted", "measured", "of the limit"]
+    return markdown_table(header, lines)
 
 
 def half_table(run: Run) -> str:
@@ -163,6 +189,7 @@ SECTIONS: dict[str, Callable[[Run], str]] = {
     "targets": targets_table,
     "shapes": shapes_table,
     "float32": lambda run: comparison_table(_of_dtype(run, "float32"), run.copy_bytes_per_second),
+    "prediction": prediction_table,
     "phases": phases_table,
     "dtypes": half_table,
     "other dtypes": lambda run: comparison_table(

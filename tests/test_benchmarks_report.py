@@ -15,6 +15,7 @@ from regressions import changes, regressions
 from report import filled
 from results import Result, Row, Run, TrainingStep
 from scaling import crossovers, points, thread_gains, verdict
+from sections import half_table, prediction_table
 from targets import limit_outcomes, ratio_outcomes
 from timing import Measurement, PhaseSampler
 
@@ -23,7 +24,7 @@ MACHINE = {"cpu": "made up", "threads": 2, "torch_cpu_capability": "AVX2"}
 
 
 def lasting(seconds: float) -> Measurement:
-    return Measurement(minimum=seconds, median=2 * seconds, rounds=3)
+    return Measurement(minimum=seconds, median=seconds + 10, rounds=3)
 
 
 def row(case: Case, threads: int = 2, **seconds: float) -> Row:
@@ -44,8 +45,8 @@ def run(*rows: Row, **more) -> Run:
 
 def test_ratio_and_rate_of_a_row():
     one = row(Case("loss", IMAGES), ours=1e-3, no_pool=2e-3, eager=4e-3)
-    assert one.ratio("eager", "step") == (4.0, 4.0)
-    assert one.ratio("eager", "step", NO_POOL) == (2.0, 2.0)
+    assert one.ratio("eager", "step") == (4.0, 10.004 / 10.001)
+    assert one.ratio("eager", "step", NO_POOL) == (2.0, 10.004 / 10.002)
     assert one.ratio("compile", "step") is None
     # 3 passes over 64x3x256x256 and 4 over 64x4x64x64, 4 bytes each
     assert one.rate("step") == pytest.approx((3 * 12582912 + 4 * 1048576) * 4 / 1e-3)
@@ -60,6 +61,7 @@ def test_ratio_and_rate_of_a_row():
         ([(16, 2.0), (64, 0.5), (256, 2.0)], [32.0, 128.0]),
         ([(16, 0.5), (64, 1.0), (256, 2.0)], [64.0]),  # equal counts as not slower
         ([(1, 0.25), (8, 2.0)], [4.0]),
+        ([(16, 2.0), (64, 1.0)], []),
         ([], []),
     ],
 )
@@ -121,6 +123,23 @@ def test_limit_targets():
     assert [o.reached for o in limit_outcomes(run())] == [None, None, None]
 
 
+def test_prediction_is_the_slower_of_bytes_and_normals():
+    # 8 passes over 8192x512 float32 are 134.2 MB; the noise is drawn twice.
+    case = Case("sampling", WIDE)
+    limits = {"triad_bytes_per_second": case.ideal_bytes / 2e-3, "normals_per_second": 2 * 8192 * 512 / 4e-3}
+    table = prediction_table(run(row(case, ours=5e-3), row(Case("loss", MNIST), ours=1e-4), limits=limits))
+    (line,) = table.splitlines()[2:]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:] == ["134.2", "2.00 ms", "8.39", "4.00 ms", "4.00 ms", "5.00 ms", "80%"]
+
+
+def test_half_types_are_compared_with_float32_of_the_same_case():
+    rows = [row(Case("loss", MNIST), ours=2.0), row(Case("loss", MNIST, torch.bfloat16), ours=1.0)]
+    rows.append(row(Case("loss", WIDE, torch.float16), ours=1.0))  # no float32 beside it
+    (line,) = half_table(run(*rows)).splitlines()[2:]
+    assert [cell.strip() for cell in line.strip("|").split("|")][1:] == ["2.00", "-", "-"]
+
+
 def test_a_run_comes_back_from_its_json(tmp_path):
     whole = run(
         row(Case("loss", MNIST, torch.bfloat16), threads=1, ours=1.0, no_pool=2.0, eager=3.0),
@@ -143,12 +162,12 @@ def test_regressions_are_what_is_slower_than_the_threshold_or_gone():
         row(Case("loss", MNIST), ours=1.0, eager=2.0),
         row(Case("loss", IMAGES), ours=1.0, no_pool=1.0, eager=2.0),
         row(Case("sampling", WIDE), ours=1.0),
-        import_time={"added": lasting(0.01)},
+        import_time={"added": Measurement(0.005, 0.01, 3)},
     )
     now = run(
         row(Case("loss", MNIST), ours=1.2, eager=3.0),
         row(Case("loss", IMAGES), ours=1.21, no_pool=0.5, eager=2.0),
-        import_time={"added": lasting(0.02)},
+        import_time={"added": Measurement(0.005, 0.02, 3)},
     )
     found = changes(before, now)
     ratios = {change.name: (change.ratio, change.eager_ratio) for change in found}

@@ -168,7 +168,7 @@ def training_steps(run: Run) -> str:
                 step.model, str(step.batch), name, f"{seconds(time.minimum)} ({seconds(time.median)})",
                 f"{time.minimum / step.times['ours'].minimum:.2f}x ({time.median / step.times['ours'].median:.2f}x)",
                 "-" if alone is None else seconds(alone.minimum),
-                "-" if alone is None else f"{alone.minimum / time.minimum:.1%}",
+                "-" if alone is None else f"{alone.minimum / time.minimum:.2%}",
             ])  # fmt: skip
     return markdown_table(header, lines)
 

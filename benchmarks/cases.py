@@ -22,6 +22,10 @@ class Shapes:
 
 
 MNIST = Shapes("mnist", latents=(128, 20), data=(128, 784))
+# A convolutional VAE on 64x64 RGB, the first stage of a latent diffusion model, and one on clips of 17 frames.
+FACES = Shapes("faces", latents=(128, 64), data=(128, 3, 64, 64))
+LATENT_DIFFUSION = Shapes("latent-diffusion", latents=(4, 4, 64, 64), data=(4, 3, 512, 512))
+VIDEO = Shapes("video", latents=(2, 16, 5, 32, 32), data=(2, 3, 17, 256, 256))
 IMAGES = Shapes("images", latents=(64, 4, 64, 64), data=(64, 3, 256, 256))
 WIDE = Shapes("wide", latents=(8192, 512), data=(8192, 512))
 # 2**26 elements in each tensor: several times the L2 cache of any GPU.
@@ -82,16 +86,50 @@ class Case:
         return str(self.dtype).removeprefix("torch.")
 
     @property
+    def latent_elements(self) -> int:
+        """Elements of mu, and of z."""
+        return math.prod(self.shapes.latents)
+
+    @property
+    def normals(self) -> int:
+        """Normals that one forward and backward draws: the backward draws those of the forward again."""
+        return 2 * self.latent_elements if "grad_z" in OPERATIONS[self.operation].upstream else 0
+
+    @property
+    def largest_tensor_bytes(self) -> int:
+        """Bytes of the largest tensor that the case handles."""
+        operation = OPERATIONS[self.operation]
+        sizes = [self.latent_elements] if operation.latent_passes else []
+        sizes += [math.prod(self.shapes.data)] if operation.data_passes else []
+        return max(sizes) * self.dtype.itemsize
+
+    @property
     def ideal_bytes(self) -> int:
         """Bytes that one forward and backward must move if every tensor is read and written no more than needed."""
         operation = OPERATIONS[self.operation]
-        elements = operation.latent_passes * math.prod(self.shapes.latents)
+        elements = operation.latent_passes * self.latent_elements
         elements += operation.data_passes * math.prod(self.shapes.data)
         return elements * self.dtype.itemsize
 
 
 CPU_CASES = tuple(
     Case(operation, shapes) for operation in ("sampling", "loss", "objective") for shapes in (MNIST, IMAGES, WIDE)
+)
+
+# The whole suite: every shape, operation and dtype.
+SUITE_CASES = tuple(
+    Case(operation, shapes, dtype)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for shapes in (MNIST, FACES, LATENT_DIFFUSION, IMAGES, VIDEO, WIDE)
+    for operation in ("sampling", "loss", "objective")
+)
+
+# Squares from 16 elements, where all is overhead, to 2**24, where all is memory.
+SWEEP_SIDES = tuple(1 << exponent for exponent in range(2, 13))
+SWEEP_CASES = tuple(
+    Case(operation, Shapes(f"{side}x{side}", latents=(side, side), data=(side, side)))
+    for operation in ("sampling", "loss", "objective")
+    for side in SWEEP_SIDES
 )
 
 # In order of importance: a run that is short of time leaves out the end of the list, and says so.

@@ -1,36 +1,44 @@
-"""The CPU comparison: each case measured once, its rivals interleaved, all of them in one table."""
+"""The CPU comparison: each case measured with its rivals interleaved, and the copy rate beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-import report
+import vae_fused as vf
 from cases import Case, make_inputs
 from memory import peak_bytes
+from results import Result, Row, first_line
 from rivals import EAGER, OURS, Step, check_agreement, compiled_step
-from timing import Measurement, copy_rate, host_sampler, interleave
+from timing import PhaseSampler, copy_rate, host_sampler, interleave
 
-RIVALS = ("ours", "eager", "compile")
+NO_POOL = "ours, no pool"
 CPU = torch.device("cpu")
-_SECONDS_A_CASE = 4.0
+_POOLED_BYTES = 1 << 20  # from this size on a result of ours comes from the pool
 _MOST_ROUNDS = 2000
+
+
+def rivals_of(case: Case) -> tuple[str, ...]:
+    """The rivals that differ in this case: without a tensor large enough for the pool it makes no difference."""
+    pooled = (NO_POOL,) if case.largest_tensor_bytes >= _POOLED_BYTES else ()
+    return ("ours", *pooled, "eager", "compile")
 
 
 @dataclass
 class Comparison:
     """A measured case, with the duration of every round of every rival that worked."""
 
-    row: report.Row
+    row: Row
     durations: dict[str, list[float]]
 
 
 class Comparisons:
     """All cases of a session, each measured when it is first asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._done: dict[Case, Comparison] = {}
         self._copy_rates: list[float] = []
 
@@ -38,11 +46,11 @@ class Comparisons:
         """The measured case; measured now if this is the first time it is asked for."""
         if case not in self._done:
             self._copy_rates.append(copy_rate(host_sampler, CPU))
-            self._done[case] = _compare(case)
+            self._done[case] = compare(case, self._seconds)
         return self._done[case]
 
     @property
-    def rows(self) -> list[report.Row]:
+    def rows(self) -> list[Row]:
         """The rows so far, in the order of measurement."""
         return [comparison.row for comparison in self._done.values()]
 
@@ -52,54 +60,47 @@ class Comparisons:
         return max(self._copy_rates)
 
 
-def _compare(case: Case) -> Comparison:
+def _sampler(name: str, step: Step) -> PhaseSampler:
+    if name != NO_POOL:
+        return PhaseSampler(step.forward, step.backward, step.release)
+
+    def release() -> None:
+        step.release()
+        vf.release_cpu_pool()
+
+    # Earlier steps have left their buffers in the pool, and whoever comes next shall find them there again.
+    return PhaseSampler(step.forward, step.backward, release, prepare=vf.release_cpu_pool, restore=step)
+
+
+def compare(case: Case, seconds: float) -> Comparison:
+    """Measure one case for about ``seconds``, after checking that ours and eager agree in it."""
     torch.manual_seed(0)
     torch._dynamo.reset()  # else the shapes of the case before make the compiler generalize over shapes
     inputs = make_inputs(case, CPU)
     check_agreement(case, inputs)
+
+    def ours() -> Step:
+        return Step(OURS[case.operation], case, inputs)
+
     builders: dict[str, Callable[[], Step]] = {
-        "ours": lambda: Step(OURS[case.operation], case, inputs),
+        "ours": ours,
+        NO_POOL: ours,
         "eager": lambda: Step(EAGER[case.operation], case, inputs),
         "compile": lambda: compiled_step(case, inputs),
     }
-    results: dict[str, report.Result] = {}
-    steps: dict[str, Step] = {}
-    for name in RIVALS:
+    results: dict[str, Result] = {}
+    samplers: dict[str, PhaseSampler] = {}
+    for name in rivals_of(case):
         try:
             step = builders[name]()
         except Exception as error:
             if name != "compile":
                 raise
-            results[name] = report.Result(failure=report.first_line(error))
+            results[name] = Result(failure=first_line(error))
             continue
-        results[name] = report.Result(peak_bytes=peak_bytes(step, CPU))
-        steps[name] = step
-    samplers = {name: host_sampler(step) for name, step in steps.items()}
-    durations = interleave(samplers, _SECONDS_A_CASE, _MOST_ROUNDS)
+        results[name] = Result(peak_bytes=peak_bytes(step, CPU))
+        samplers[name] = _sampler(name, step)
+    durations = interleave(samplers, seconds, _MOST_ROUNDS)
     for name, values in durations.items():
-        results[name].times["step"] = Measurement.of(values)
-    return Comparison(report.Row(case, results), durations)
-
-
-def comparison_table(rows: Sequence[report.Row], bytes_per_second: float) -> list[str]:
-    """The table of ratios with its legend, line by line."""
-    lines = []
-    for row in rows:
-        rate = row.rate("step")
-        lines.append([
-            row.case.title,
-            *(report.time_cell(row, rival, "step") for rival in RIVALS),
-            report.ratio_cell(row, "eager", "step"),
-            report.ratio_cell(row, "compile", "step"),
-            "-" if rate is None else f"{rate / 1e9:.1f}",
-            report.peak_cell(row, RIVALS),
-        ])  # fmt: skip
-    header = ["case", *RIVALS, "eager / ours", "compile / ours", "GB/s", "peak MB"]
-    return [
-        *report.markdown_table(header, lines).splitlines(),
-        "",
-        "Minimum (median in brackets) of one step; rivals interleaved in one process; ratios above 1: ours is faster.",
-        "GB/s: bytes that an ideal pass moves over the minimum of ours; copying memory reaches "
-        f"{bytes_per_second / 1e9:.1f} GB/s in this run.",
-        "peak MB: the most that one step holds beyond its inputs, in the order " + " / ".join(RIVALS) + ".",
-    ]
+        results[name].times = samplers[name].measurements(values)
+    return Comparison(Row(case, results), durations)

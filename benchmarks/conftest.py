@@ -14,10 +14,20 @@ import pytest
 # The modules beside this file are no package, and must be found under every import mode of pytest.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import report
-from comparison import CPU, Comparisons, comparison_table
+from comparison import CPU, Comparisons
 from machine import machine_facts, machine_line, missing_kernels
+from results import failures, write_json
+from sections import comparison_table
+from tables import markdown_table
+from targets import ratio_outcomes
 
+_SECONDS_A_CASE = 3.0
+_LEGEND = (
+    "Minimum (median in brackets) of one step; rivals interleaved in one process; ratios above 1: ours is faster.",
+    "pool off: ours with its memory pool emptied before and after the step, as with VAE_FUSED_POOL_MIB=0.",
+    "of copy: bytes that an ideal pass moves over the minimum of ours, as a share of copying memory in this run.",
+    "peak MB: the most that one step holds beyond its inputs, in the order ours / eager / compile.",
+)
 _COMPARISONS = pytest.StashKey[Comparisons]()
 
 
@@ -28,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_quiet = True
-    config.stash[_COMPARISONS] = Comparisons()
+    config.stash[_COMPARISONS] = Comparisons(_SECONDS_A_CASE)
 
 
 @pytest.fixture(scope="session")
@@ -43,13 +53,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     facts, bytes_per_second = machine_facts(CPU), comparisons.copy_rate
     terminalreporter.section("forward + backward on the CPU")
-    for line in comparison_table(comparisons.rows, bytes_per_second):
+    outcomes = [outcome for outcome in ratio_outcomes(comparisons.rows) if outcome.reached is not None]
+    for line in (
+        *comparison_table(comparisons.rows, bytes_per_second).splitlines(),
+        "",
+        *_LEGEND,
+        f"Copying memory reaches {bytes_per_second / 1e9:.1f} GB/s.",
+        "",
+        *markdown_table(
+            ["target", "measure", "asked", "measured", "reached"],
+            [[o.title, o.measure, o.target, o.measured, "yes" if o.reached else "NO"] for o in outcomes],
+        ).splitlines(),
+        "",
+    ):
         terminalreporter.line(line)
-    for problem in (*report.failures(comparisons.rows), missing_kernels(facts)):
+    for problem in (*failures(comparisons.rows), missing_kernels(facts)):
         if problem is not None:
             terminalreporter.line(problem, red=True)
     terminalreporter.line(machine_line(facts))
     path = config.getoption("--results")
     if path is not None:
-        report.write_json(path, facts, bytes_per_second, comparisons.rows)
+        write_json(path, facts, bytes_per_second, comparisons.rows)
         terminalreporter.line(f"rows written to {path}")

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-import report
 from cases import GPU_CASES, MNIST, OPERATIONS, Case, make_inputs
 from gpu_timing import EventTimer, captured, launches_and_busy_seconds, loop_sampler
 from machine import machine_facts, machine_line, missing_kernels
 from memory import peak_bytes, saved_bytes_cuda
+from results import Result, Row, failures, first_line, write_json
 from rivals import EAGER, OURS, Step, check_agreement, compiled_step
 from timing import Measurement, Sampler, copy_rate, host_sampler, interleave
 
@@ -31,7 +31,7 @@ _WARM_UP_STEPS = 5  # reduce-overhead records its graphs within the first few
 SamplerMaker = Callable[[Callable[[], None]], Sampler]
 
 
-def _steps(case: Case, device: torch.device, results: dict[str, report.Result]) -> dict[str, Callable[[], None]]:
+def _steps(case: Case, device: torch.device, results: dict[str, Result]) -> dict[str, Callable[[], None]]:
     """The rivals that work, each warm, and a result for each rival; what fails leaves its reason there."""
     inputs = make_inputs(case, device)
     check_agreement(case, inputs)
@@ -44,7 +44,7 @@ def _steps(case: Case, device: torch.device, results: dict[str, report.Result]) 
         builders["reduce-overhead"] = lambda: compiled_step(case, inputs, mode="reduce-overhead")
     steps: dict[str, Callable[[], None]] = {}
     for name, build in builders.items():
-        results[name] = report.Result()
+        results[name] = Result()
         try:
             step = build()
             for _ in range(_WARM_UP_STEPS):
@@ -55,22 +55,22 @@ def _steps(case: Case, device: torch.device, results: dict[str, report.Result]) 
                     results[name].saved_bytes = saved_bytes_cuda(step, device)
             steps[name] = step
         except Exception as error:
-            results[name].failure = report.first_line(error)
+            results[name].failure = first_line(error)
     if device.type == "cuda" and case.operation == "objective" and case.shapes is MNIST:
         for name in [name for name in ("ours", "eager", "compile") if name in steps]:
             graph_name = f"{name} graph"
-            results[graph_name] = report.Result()
+            results[graph_name] = Result()
             try:
                 steps[graph_name] = captured(steps[name])
             except Exception as error:
-                results[graph_name].failure = report.first_line(error)
+                results[graph_name].failure = first_line(error)
     return steps
 
 
-def _measure(case: Case, device: torch.device, clocks: dict[str, SamplerMaker]) -> report.Row:
+def _measure(case: Case, device: torch.device, clocks: dict[str, SamplerMaker]) -> Row:
     torch.manual_seed(0)
     torch._dynamo.reset()  # else the shapes of the case before make the compiler generalize over shapes
-    results: dict[str, report.Result] = {}
+    results: dict[str, Result] = {}
     steps = _steps(case, device, results)
     for clock, make_sampler in clocks.items():
         samplers = {}
@@ -80,13 +80,13 @@ def _measure(case: Case, device: torch.device, clocks: dict[str, SamplerMaker]) 
                 sampler()
                 samplers[name] = sampler
             except RuntimeError as error:
-                results[name].failure = report.first_line(error)
+                results[name].failure = first_line(error)
         for name, durations in interleave(samplers, _SECONDS_A_CLOCK, _MOST_ROUNDS).items():
             results[name].times[clock] = Measurement.of(durations)
     if device.type == "cuda" and case.operation == "objective":
         for name, step in steps.items():
             results[name].launches, results[name].busy_seconds = launches_and_busy_seconds(step)
-    return report.Row(case, results)
+    return Row(case, results)
 
 
 def _arguments() -> argparse.Namespace:
@@ -118,7 +118,7 @@ def main() -> int:
         cases = tuple(case for case in GPU_CASES if case.shapes is MNIST)
     warning = missing_kernels(facts)
     problems = [] if warning is None else [warning]
-    rows: list[report.Row] = []
+    rows: list[Row] = []
     for case in cases:
         if time.monotonic() > end:
             problems.append(f"{case}: not run, {arguments.seconds:.0f} s were over")
@@ -127,16 +127,16 @@ def main() -> int:
         try:
             rows.append(_measure(case, device, clocks))
         except Exception as error:
-            problems.append(f"{case}: {report.first_line(error)}")
+            problems.append(f"{case}: {first_line(error)}")
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        report.write_json(
+        write_json(
             arguments.out_dir / "results.json", facts, bytes_per_second, rows,
-            problems=[*problems, *report.failures(rows)],
+            problems=[*problems, *failures(rows)],
         )  # fmt: skip
         print(f"{case} ({OPERATIONS[case.operation].title}): {time.monotonic() - begin:.1f} s", flush=True)
-    problems += report.failures(rows)
-    report.write_json(arguments.out_dir / "results.json", facts, bytes_per_second, rows, problems=problems)
+    problems += failures(rows)
+    write_json(arguments.out_dir / "results.json", facts, bytes_per_second, rows, problems=problems)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from machine import machine_facts, machine_line
-from report import markdown_table, seconds
+from tables import markdown_table, seconds
 
 _RIVALS = ("ours", "eager", "compile", "reduce-overhead")
 Json = dict[str, Any]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,8 +18,8 @@ from cases import OPERATIONS, Case
 
 Forward = Callable[..., tuple[Tensor, ...]]
 
-# Largest difference allowed between ours and eager in float32, relative to the largest magnitude of the tensor.
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+# Largest difference allowed between ours and eager in full precision, relative to the largest magnitude of the tensor.
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
 def _eager_reparameterize(mu: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
@@ -101,14 +102,21 @@ class Step:
         """The forward alone."""
         return self._forward(*self._arguments)
 
-    def __call__(self) -> None:
-        """One whole step."""
-        outputs = self.forward()
+    def backward(self, outputs: tuple[Tensor, ...]) -> None:
+        """The backward alone."""
         if not self._upstream:
             self._upstream = upstream_gradients(self._upstream_names, self._inputs, outputs)
         torch.autograd.backward(outputs, self._upstream)
+
+    def release(self) -> None:
+        """Drop the gradients."""
         for leaf in self._leaves:
             leaf.grad = None
+
+    def __call__(self) -> None:
+        """One whole step."""
+        self.backward(self.forward())
+        self.release()
 
 
 def upstream_gradients(
@@ -125,6 +133,8 @@ def compiled_step(case: Case, inputs: dict[str, Tensor], mode: str | None = None
 
     The first step compiles the forward and the backward, so it is taken here.
     """
+    # Inductor fixes the number of threads in its code; its cache tells them apart by this setting alone.
+    torch._inductor.config.cpp.threads = torch.get_num_threads()
     step = Step(torch.compile(EAGER[case.operation], dynamic=False, fullgraph=True, mode=mode), case, inputs)
     step()
     return step
@@ -133,16 +143,17 @@ def compiled_step(case: Case, inputs: dict[str, Tensor], mode: str | None = None
 def check_agreement(case: Case, inputs: dict[str, Tensor]) -> None:
     """Raise ``AssertionError`` unless ours and eager give the same values and gradients from the same noise.
 
-    Eager runs in float32 whatever the dtype of the case, so that only the rounding of ours is left to compare.
+    Eager runs in float32 (float64 for float64), so that only the rounding of ours is left to compare.
     """
+    wide = torch.float64 if case.dtype == torch.float64 else torch.float32
     operation = OPERATIONS[case.operation]
     ours = {name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in inputs.items()}
-    eager = {name: value.detach().float().requires_grad_(value.requires_grad) for name, value in inputs.items()}
+    eager = {name: value.detach().to(wide).requires_grad_(value.requires_grad) for name, value in inputs.items()}
     our_noise: tuple[Tensor, ...] = ()
     eager_noise: tuple[Tensor, ...] = ()
     if "grad_z" in operation.upstream:
         key = torch.tensor([1234, 5], dtype=torch.uint64, device=inputs["mu"].device)
-        our_noise, eager_noise = (key,), (vf.standard_normal(key, case.shapes.latents),)
+        our_noise, eager_noise = (key,), (vf.standard_normal(key, case.shapes.latents, dtype=wide),)
     results: list[list[Tensor]] = []
     for forward, values, noise in ((OURS, ours, our_noise), (EAGER, eager, eager_noise)):
         outputs = forward[case.operation](*(values[name] for name in operation.arguments), *noise)
@@ -153,6 +164,6 @@ def check_agreement(case: Case, inputs: dict[str, Tensor]) -> None:
     names = [f"output {index}" for index in range(len(operation.upstream))]
     names += [f"gradient of {name}" for name in operation.leaves]
     for name, got, expected in zip(names, *results, strict=True):
-        error = ((got.float() - expected).abs().max() / expected.abs().max()).item()
+        error = ((got.to(wide) - expected).abs().max() / expected.abs().max()).item()
         # Written so that NaN fails.
         assert error <= _TOLERANCE[case.dtype], f"{case}: {name} of ours is off by {error:.2g} of its largest value"

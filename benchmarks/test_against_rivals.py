@@ -8,7 +8,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from cases import CPU_CASES, Case
-from comparison import RIVALS, Comparisons
+from comparison import Comparisons, rivals_of
 
 
 class RecordedTimer:
@@ -38,8 +38,7 @@ recorded = RecordedTimer()
 # Importing the compiler makes torch warn about its own use of a deprecated function.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.benchmark(timer=recorded)
-@pytest.mark.parametrize("rival", RIVALS)
-@pytest.mark.parametrize("case", CPU_CASES, ids=str)
+@pytest.mark.parametrize(("case", "rival"), [(case, rival) for case in CPU_CASES for rival in rivals_of(case)], ids=str)
 def test_forward_and_backward(benchmark: BenchmarkFixture, comparisons: Comparisons, case: Case, rival: str) -> None:
     """One rival in one case; the first of a case checks that ours and eager agree, then measures all of them."""
     comparison = comparisons.measure(case)

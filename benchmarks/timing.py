@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -39,6 +40,50 @@ def host_sampler(step: Callable[[], None]) -> Sampler:
         return time.perf_counter() - start
 
     return sample
+
+
+class PhaseSampler:
+    """Times a step by the host's clock, and its forward and backward with it.
+
+    The backward's time includes ``release``, which gives up what the step has made; ``prepare`` and
+    ``restore`` are not timed.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[], Any],
+        backward: Callable[[Any], None],
+        release: Callable[[], Any],
+        prepare: Callable[[], Any] | None = None,
+        restore: Callable[[], Any] | None = None,
+    ) -> None:
+        self._forward, self._backward, self._release = forward, backward, release
+        self._prepare, self._restore = prepare, restore
+        self._phases: list[tuple[float, float]] = []
+
+    def __call__(self) -> float:
+        if self._prepare is not None:
+            self._prepare()
+        start = time.perf_counter()
+        outputs = self._forward()
+        middle = time.perf_counter()
+        self._backward(outputs)
+        del outputs
+        self._release()
+        end = time.perf_counter()
+        self._phases.append((middle - start, end - middle))
+        if self._restore is not None:
+            self._restore()
+        return end - start
+
+    def measurements(self, durations: list[float]) -> dict[str, Measurement]:
+        """The step and its two parts, over the rounds whose durations these are: the last ones."""
+        forward, backward = zip(*self._phases[-len(durations) :], strict=True)
+        return {
+            "step": Measurement.of(durations),
+            "forward": Measurement.of(list(forward)),
+            "backward": Measurement.of(list(backward)),
+        }
 
 
 def interleave(samplers: Mapping[str, Sampler], seconds: float, most_rounds: int) -> dict[str, list[float]]:

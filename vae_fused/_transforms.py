@@ -6,9 +6,12 @@ import torch
 from torch.autograd import forward_ad
 
 
-# A constant of a trace: while Dynamo traces a transform, the transform is active.
-@torch.compiler.assume_constant_result
 def inside_transform() -> bool:
     """Whether the caller runs inside ``grad``, ``vmap``, ``jvp`` or another transform, or inside forward-mode AD."""
     # Forward-mode AD without torch.func puts nothing on the interpreter stack.
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+# A constant of a trace: while Dynamo traces a transform, the transform is active. This is all that the decorator
+# torch.compiler.assume_constant_result does, but the decorator imports Dynamo, which takes longer than importing torch.
+inside_transform.__dict__["_dynamo_marked_constant"] = True

@@ -1,0 +1,241 @@
+"""What benchmarks/report.py makes of results: crossovers, targets, regressions, filled documents; on made-up times."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import IMAGES, MNIST, WIDE, Case, Shapes
+from comparison import NO_POOL
+from regressions import changes, regressions
+from report import filled
+from results import Result, Row, Run, TrainingStep
+from scaling import crossovers, points, thread_gains, verdict
+from sections import half_table, prediction_table
+from targets import limit_outcomes, ratio_outcomes
+from timing import Measurement, PhaseSampler
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+MACHINE = {"cpu": "made up", "threads": 2, "torch_cpu_capability": "AVX2"}
+
+
+def lasting(seconds: float) -> Measurement:
+    return Measurement(minimum=seconds, median=seconds + 10, rounds=3)
+
+
+def row(case: Case, threads: int = 2, **seconds: float) -> Row:
+    """Rivals by name; ``no_pool`` stands for ours without the pool."""
+    names = {"no_pool": NO_POOL}
+    return Row(
+        case, {names.get(name, name): Result(times={"step": lasting(t)}) for name, t in seconds.items()}, threads
+    )
+
+
+def square(side: int) -> Case:
+    return Case("objective", Shapes(f"{side}x{side}", (side, side), (side, side)))
+
+
+def run(*rows: Row, **more) -> Run:
+    return Run(machine=MACHINE, copy_bytes_per_second=1e10, rows=list(rows), **more)
+
+
+def test_ratio_and_rate_of_a_row():
+    one = row(Case("loss", IMAGES), ours=1e-3, no_pool=2e-3, eager=4e-3)
+    assert one.ratio("eager", "step") == (4.0, 10.004 / 10.001)
+    assert one.ratio("eager", "step", NO_POOL) == (2.0, 10.004 / 10.002)
+    assert one.ratio("compile", "step") is None
+    # 3 passes over 64x3x256x256 and 4 over 64x4x64x64, 4 bytes each
+    assert one.rate("step") == pytest.approx((3 * 12582912 + 4 * 1048576) * 4 / 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([(16, 2.0), (64, 3.0)], []),
+        ([(16, 0.5), (64, 0.9)], []),
+        ([(16, 0.5), (64, 2.0)], [32.0]),  # halfway on logarithmic axes
+        ([(16, 2.0), (64, 0.5), (256, 2.0)], [32.0, 128.0]),
+        ([(16, 0.5), (64, 1.0), (256, 2.0)], [64.0]),  # equal counts as not slower
+        ([(1, 0.25), (8, 2.0)], [4.0]),
+        ([(16, 2.0), (64, 1.0)], []),
+        ([], []),
+    ],
+)
+def test_crossovers(values, expected):
+    assert crossovers(values) == pytest.approx(expected)
+
+
+def test_verdict_names_each_size_that_is_slower():
+    assert verdict([(16, 1.0), (64, 3.0)]) == "slower at no size"
+    assert verdict([(16, 0.5), (64, 2.0)]) == "SLOWER at 16 elements (0.50x); crossover near 32 elements"
+    assert verdict([(16, 0.5), (64, 0.25)]) == "SLOWER at 16 elements (0.50x), 64 elements (0.25x)"
+    assert verdict([(16, 0.95), (64, 2.0)], least=0.9) == "slower at no size"
+    assert verdict([]) == "not measured"
+
+
+def test_points_are_sorted_and_of_one_operation_and_number_of_threads():
+    rows = [
+        row(square(8), ours=1.0, eager=3.0),
+        row(square(4), ours=1.0, eager=0.5),
+        row(square(4), threads=1, ours=1.0, eager=7.0),
+        row(Case("loss", square(4).shapes), ours=1.0, eager=9.0),
+        row(square(16), ours=1.0),
+    ]
+    assert points(rows, "objective", 2, "eager") == [(16, 0.5), (64, 3.0)]
+    assert points(rows, "objective", 1, "eager") == [(16, 7.0)]
+
+
+def test_thread_gains():
+    rows = [row(square(4), 1, ours=3.0), row(square(4), 2, ours=2.0), row(square(8), 1, ours=1.0)]
+    assert thread_gains(rows, "objective", 2) == [(16, 1.5)]
+
+
+def test_ratio_targets_are_decided_by_the_minima():
+    outcomes = ratio_outcomes(
+        [
+            row(Case("sampling", WIDE), ours=1.0, eager=11.0, compile=14.9),
+            row(Case("loss", IMAGES), ours=1.0, no_pool=2.0, eager=11.9, compile=7.0),
+        ]
+    )
+    reached = {(outcome.title, outcome.measure): outcome.reached for outcome in outcomes}
+    assert reached == {
+        ("sampling + KL, 8192x512", "eager / ours"): True,
+        ("sampling + KL, 8192x512", "compile / ours"): False,
+        ("MSE + KL on 50 MB, pool off", "eager / ours"): False,
+        ("MSE + KL on 50 MB, pool off", "compile / ours"): True,
+        ("MSE + KL on 50 MB, pool", "eager / ours"): True,
+        ("MSE + KL on 50 MB, pool", "compile / ours"): True,
+        ("whole objective, 128x20 and 128x784", "eager / ours"): None,
+        ("whole objective, 128x20 and 128x784", "compile / ours"): None,
+    }
+
+
+def test_limit_targets():
+    ideal = Case("loss", IMAGES).ideal_bytes
+    limits = {"triad_bytes_per_second": ideal / 0.95, "cycles_per_second": 4e9, "normals_per_second_one_thread": 1e9}
+    overhead = {"ours": lasting(1.4), "native": lasting(1.0)}
+    outcomes = limit_outcomes(run(row(Case("loss", IMAGES), ours=1.0), limits=limits, overhead=overhead))
+    assert [(o.measured, o.reached) for o in outcomes] == [("95%", True), ("4.00", False), ("1.40", True)]
+    assert [o.reached for o in limit_outcomes(run())] == [None, None, None]
+
+
+def test_prediction_is_the_slower_of_bytes_and_normals():
+    # 8 passes over 8192x512 float32 are 134.2 MB; the noise is drawn twice.
+    case = Case("sampling", WIDE)
+    limits = {"triad_bytes_per_second": case.ideal_bytes / 2e-3, "normals_per_second": 2 * 8192 * 512 / 4e-3}
+    table = prediction_table(run(row(case, ours=5e-3), row(Case("loss", MNIST), ours=1e-4), limits=limits))
+    (line,) = table.splitlines()[2:]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:] == ["134.2", "2.00 ms", "8.39", "4.00 ms", "4.00 ms", "5.00 ms", "80%"]
+
+
+def test_half_types_are_compared_with_float32_of_the_same_case():
+    rows = [row(Case("loss", MNIST), ours=2.0), row(Case("loss", MNIST, torch.bfloat16), ours=1.0)]
+    rows.append(row(Case("loss", WIDE, torch.float16), ours=1.0))  # no float32 beside it
+    (line,) = half_table(run(*rows)).splitlines()[2:]
+    assert [cell.strip() for cell in line.strip("|").split("|")][1:] == ["2.00", "-", "-"]
+
+
+def test_a_run_comes_back_from_its_json(tmp_path):
+    whole = run(
+        row(Case("loss", MNIST, torch.bfloat16), threads=1, ours=1.0, no_pool=2.0, eager=3.0),
+        limits={"cycles_per_second": 4e9},
+        sweep=[row(square(4), ours=1.0)],
+        training_steps=[TrainingStep("mlp", 128, {"ours": lasting(1.0)}, {"ours": lasting(0.1)})],
+        overhead={"ours": lasting(1.0)},
+        import_time={"added": lasting(0.01)},
+    )
+    whole.rows[0].results["compile"] = Result(failure="broke")
+    whole.write(tmp_path / "results.json")
+    again = Run.read(tmp_path)
+    assert again.problems == ["loss-mnist-bfloat16: compile failed: broke"]
+    again.problems = []
+    assert again == whole
+
+
+def test_regressions_are_what_is_slower_than_the_threshold_or_gone():
+    before = run(
+        row(Case("loss", MNIST), ours=1.0, eager=2.0),
+        row(Case("loss", IMAGES), ours=1.0, no_pool=1.0, eager=2.0),
+        row(Case("sampling", WIDE), ours=1.0),
+        import_time={"added": Measurement(0.005, 0.01, 3)},
+    )
+    now = run(
+        row(Case("loss", MNIST), ours=1.2, eager=3.0),
+        row(Case("loss", IMAGES), ours=1.21, no_pool=0.5, eager=2.0),
+        import_time={"added": Measurement(0.005, 0.02, 3)},
+    )
+    found = changes(before, now)
+    ratios = {change.name: (change.ratio, change.eager_ratio) for change in found}
+    assert ratios == {
+        "ours: loss-mnist-float32, 2 threads, step": (1.2, 1.5),
+        "ours: loss-images-float32, 2 threads, step": (1.21, 1.0),
+        "ours: sampling-wide-float32, 2 threads, step": (None, None),
+        f"{NO_POOL}: loss-images-float32, 2 threads, step": (0.5, 1.0),
+        "import of vae_fused": (2.0, None),
+    }
+    assert [change.name.split(",")[0] for change in regressions(found, 1.2)] == [
+        "ours: loss-images-float32",
+        "ours: sampling-wide-float32",
+        "import of vae_fused",
+    ]
+
+
+def test_filled_replaces_what_stands_between_the_marks_only():
+    document = "before\n<!-- begin: shapes -->\nold\n<!-- end: shapes -->\nafter\n"
+    once = filled(document, run(row(Case("loss", MNIST), ours=1.0)))
+    assert once.startswith("before\n<!-- begin: shapes -->\n")
+    assert once.endswith("<!-- end: shapes -->\nafter\n")
+    assert "| mnist |  128x20 | 128x784 |" in once
+    assert "old" not in once
+    assert filled(once, run(row(Case("loss", MNIST), ours=1.0))) == once
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("<!-- begin: nothing -->\n<!-- end: nothing -->\n", "no section nothing"),
+        ("<!-- begin: shapes -->\n", "no end for shapes"),
+        ("plain", "no marked place"),
+    ],
+)
+def test_filled_refuses_what_it_cannot_fill(document, message):
+    with pytest.raises(ValueError, match=message):
+        filled(document, run())
+
+
+def test_phase_sampler_gives_the_phases_of_the_last_rounds():
+    calls = []
+    sampler = PhaseSampler(
+        lambda: calls.append("forward") or "outputs",
+        lambda outputs: calls.append(f"backward {outputs}"),
+        lambda: calls.append("release"),
+        prepare=lambda: calls.append("prepare"),
+        restore=lambda: calls.append("restore"),
+    )
+    durations = [sampler() for _ in range(3)]
+    assert calls == ["prepare", "forward", "backward outputs", "release", "restore"] * 3
+    measured = sampler.measurements(durations[1:])
+    assert {name: value.rounds for name, value in measured.items()} == {"step": 2, "forward": 2, "backward": 2}
+    assert math.isclose(measured["step"].median, measured["forward"].median + measured["backward"].median)
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / "report.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_exits_with_1_where_there_is_a_regression(tmp_path):
+    for name, seconds in (("before", 1.0), ("now", 1.3)):
+        run(row(Case("loss", MNIST), ours=seconds)).write(tmp_path / name / "results.json")
+    worse = report(tmp_path / "now", "--against", tmp_path / "before")
+    assert worse.returncode == 1
+    assert "REGRESSION" in worse.stdout
+    assert report(tmp_path / "now", "--against", tmp_path / "before", "--threshold", 1.5).returncode == 0
+    missing = report(tmp_path / "nowhere")
+    assert missing.returncode == 1
+    assert missing.stderr.count("\n") == 1

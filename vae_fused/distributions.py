@@ -14,7 +14,6 @@ from vae_fused._arguments import accumulation_dtype
 from vae_fused._library import ops, takes_kernels
 from vae_fused._packed_moments import check_moments, clamp_bounds
 from vae_fused._philox import draw_key
-from vae_fused._transforms import inside_transform
 from vae_fused.functional import kl_divergence
 
 __all__ = ["DiagonalGaussian"]
@@ -283,7 +282,7 @@ class DiagonalGaussian:
     def _kept(self) -> Tensor | None:
         """The KL of the last sample, where it is still that of the moments and autograd would record the same."""
         kl, moments = self._kl_of_sample, self.parameters
-        if kl is None or inside_transform():
+        if kl is None:
             return None
         recording = torch.is_grad_enabled() and moments.requires_grad
         changed = not torch.compiler.is_compiling() and moments._version != self._sampled_version

@@ -22,16 +22,6 @@ void check_floating(const char* name, const Tensor& value) {
                    name_of(value.scalar_type()));
 }
 
-void check_batched(const char* name, const Tensor& value) {
-  check_floating(name, value);
-  TORCH_CHECK_VALUE(value.dim() >= 1, name, " must have a batch dimension 0, got a 0-dimensional tensor");
-}
-
-void check_same_device(const char* name, const Tensor& value, const char* other_name, const Tensor& other) {
-  TORCH_CHECK_VALUE(value.device() == other.device(), name, " must be on the device of ", other_name, ", ",
-                    other.device(), ", got ", value.device());
-}
-
 bool expands_to(at::IntArrayRef from, at::IntArrayRef to) {
   if (from.size() > to.size()) return false;
   const size_t offset = to.size() - from.size();
@@ -42,6 +32,21 @@ bool expands_to(at::IntArrayRef from, at::IntArrayRef to) {
 }
 
 }  // namespace
+
+void check_batched(const char* name, const Tensor& value) {
+  check_floating(name, value);
+  TORCH_CHECK_VALUE(value.dim() >= 1, name, " must have a batch dimension 0, got a 0-dimensional tensor");
+}
+
+void check_same_dtype(const char* name, const Tensor& value, const char* other_name, const Tensor& other) {
+  TORCH_CHECK_TYPE(value.scalar_type() == other.scalar_type(), name, " must have the dtype of ", other_name, ", ",
+                   name_of(other.scalar_type()), ", got ", name_of(value.scalar_type()));
+}
+
+void check_same_device(const char* name, const Tensor& value, const char* other_name, const Tensor& other) {
+  TORCH_CHECK_VALUE(value.device() == other.device(), name, " must be on the device of ", other_name, ", ",
+                    other.device(), ", got ", value.device());
+}
 
 Reduction parse_reduction(std::string_view name, bool allow_none) {
   if (name == "batchmean") return Reduction::kBatchMean;
@@ -66,8 +71,7 @@ at::ScalarType accumulation_type(std::initializer_list<const Tensor*> operands) 
 
 void check_latent_pair(const Tensor& mu, const Tensor& logvar) {
   check_batched("mu", mu);
-  TORCH_CHECK_TYPE(logvar.scalar_type() == mu.scalar_type(), "logvar must have the dtype of mu, ",
-                   name_of(mu.scalar_type()), ", got ", name_of(logvar.scalar_type()));
+  check_same_dtype("logvar", logvar, "mu", mu);
   TORCH_CHECK_VALUE(logvar.sizes() == mu.sizes(), "logvar must have the shape of mu, ", mu.sizes(), ", got ",
                     logvar.sizes());
   check_same_device("logvar", logvar, "mu", mu);
@@ -75,8 +79,7 @@ void check_latent_pair(const Tensor& mu, const Tensor& logvar) {
 
 void check_prior(const char* name, const std::optional<Tensor>& prior, const Tensor& mu) {
   if (!present(prior)) return;
-  TORCH_CHECK_TYPE(prior->scalar_type() == mu.scalar_type(), name, " must have the dtype of mu, ",
-                   name_of(mu.scalar_type()), ", got ", name_of(prior->scalar_type()));
+  check_same_dtype(name, *prior, "mu", mu);
   check_same_device(name, *prior, "mu", mu);
   TORCH_CHECK_VALUE(expands_to(prior->sizes(), mu.sizes()), name, " must be broadcastable to the shape of mu, ",
                     mu.sizes(), ", got ", prior->sizes());

@@ -24,6 +24,13 @@ void check_recon_loss(std::string_view name);
 // float64 if any operand is, else float32: the dtype of arithmetic, losses and KL.
 at::ScalarType accumulation_type(std::initializer_list<const Tensor*> operands);
 
+// A floating tensor with a batch dimension.
+void check_batched(const char* name, const Tensor& value);
+
+void check_same_dtype(const char* name, const Tensor& value, const char* other_name, const Tensor& other);
+
+void check_same_device(const char* name, const Tensor& value, const char* other_name, const Tensor& other);
+
 void check_latent_pair(const Tensor& mu, const Tensor& logvar);
 
 // The prior parameter expands to the shape of mu.

@@ -39,6 +39,30 @@ TORCH_LIBRARY(vae_fused, m) {
       " -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)",
       pure);
 
+  // Packed moments hold mu and logvar as the halves of dimension dim; logvar is clamped to the two bounds. Their
+  // gradient is one tensor like them.
+  m.def(
+      "packed_reparameterize_with_kl(Tensor moments, Tensor key, *, int dim, float logvar_min, float logvar_max)"
+      " -> (Tensor z, Tensor kl)",
+      pure);
+  m.def(
+      "packed_reparameterize_with_kl.generator(Tensor moments, *, int dim, float logvar_min, float logvar_max,"
+      " Generator? generator=None) -> (Tensor z, Tensor kl, Tensor key)",
+      random);
+  m.def(
+      "packed_reparameterize_backward(Tensor? grad_z, Tensor? grad_kl, Tensor moments, Tensor key, int dim,"
+      " float logvar_min, float logvar_max) -> Tensor",
+      pure);
+  m.def(
+      "packed_kl_divergence(Tensor moments, Tensor? prior_moments, int dim, float logvar_min, float logvar_max,"
+      " int prior_dim, float prior_logvar_min, float prior_logvar_max) -> Tensor",
+      pure);
+  m.def(
+      "packed_kl_divergence_backward(Tensor grad, Tensor moments, Tensor? prior_moments, int dim, float logvar_min,"
+      " float logvar_max, int prior_dim, float prior_logvar_min, float prior_logvar_max, bool[2] output_mask)"
+      " -> (Tensor grad_moments, Tensor grad_prior_moments)",
+      pure);
+
   // beta_tensor, where given, takes the place of beta and is read when the kernel runs. A uint8 target is read as
   // target_scale * byte + target_shift.
   m.def(

@@ -74,6 +74,50 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& 
   return op.call(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask);
 }
 
+std::tuple<Tensor, Tensor> packed_reparameterize_with_kl(const Tensor& moments, const Tensor& key,
+                                                         const Packing& packing) {
+  static const auto op = find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, int64_t, double, double)>(
+      "vae_fused::packed_reparameterize_with_kl");
+  return op.call(moments, key, packing.dim, packing.logvar_min, packing.logvar_max);
+}
+
+std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl(const Tensor& moments,
+                                                                 const std::optional<at::Generator>& generator,
+                                                                 const Packing& packing) {
+  static const auto op =
+      find<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, int64_t, double, double, std::optional<at::Generator>)>(
+          "vae_fused::packed_reparameterize_with_kl", "generator");
+  return op.call(moments, packing.dim, packing.logvar_min, packing.logvar_max, generator);
+}
+
+Tensor packed_reparameterize_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                      const Tensor& moments, const Tensor& key, const Packing& packing) {
+  static const auto op =
+      find<Tensor(const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, int64_t, double, double)>(
+          "vae_fused::packed_reparameterize_backward");
+  return op.call(grad_z, grad_kl, moments, key, packing.dim, packing.logvar_min, packing.logvar_max);
+}
+
+Tensor packed_kl_divergence(const Tensor& moments, const OptionalTensor& prior_moments, const Packing& packing,
+                            const Packing& prior_packing) {
+  static const auto op =
+      find<Tensor(const Tensor&, const OptionalTensor&, int64_t, double, double, int64_t, double, double)>(
+          "vae_fused::packed_kl_divergence");
+  return op.call(moments, prior_moments, packing.dim, packing.logvar_min, packing.logvar_max, prior_packing.dim,
+                 prior_packing.logvar_min, prior_packing.logvar_max);
+}
+
+std::tuple<Tensor, Tensor> packed_kl_divergence_backward(const Tensor& grad, const Tensor& moments,
+                                                         const OptionalTensor& prior_moments, const Packing& packing,
+                                                         const Packing& prior_packing,
+                                                         std::array<bool, 2> output_mask) {
+  static const auto op = find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, int64_t,
+                                                         double, double, int64_t, double, double, std::array<bool, 2>)>(
+      "vae_fused::packed_kl_divergence_backward");
+  return op.call(grad, moments, prior_moments, packing.dim, packing.logvar_min, packing.logvar_max, prior_packing.dim,
+                 prior_packing.logvar_min, prior_packing.logvar_max, output_mask);
+}
+
 std::tuple<Tensor, Tensor, Tensor> elbo_loss(const ObjectiveArguments& a) {
   static const auto op = find<std::tuple<Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,

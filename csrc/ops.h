@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "objective_arguments.h"
+#include "packed_moments.h"
 
 namespace vae_fused::ops {
 
@@ -33,6 +34,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& 
                                                                   const OptionalTensor& prior_logvar,
                                                                   std::string_view reduction,
                                                                   std::array<bool, 4> output_mask);
+
+std::tuple<Tensor, Tensor> packed_reparameterize_with_kl(const Tensor& moments, const Tensor& key,
+                                                         const Packing& packing);
+std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl(const Tensor& moments,
+                                                                 const std::optional<at::Generator>& generator,
+                                                                 const Packing& packing);
+Tensor packed_reparameterize_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                      const Tensor& moments, const Tensor& key, const Packing& packing);
+Tensor packed_kl_divergence(const Tensor& moments, const OptionalTensor& prior_moments, const Packing& packing,
+                            const Packing& prior_packing);
+std::tuple<Tensor, Tensor> packed_kl_divergence_backward(const Tensor& grad, const Tensor& moments,
+                                                         const OptionalTensor& prior_moments, const Packing& packing,
+                                                         const Packing& prior_packing, std::array<bool, 2> output_mask);
 
 std::tuple<Tensor, Tensor, Tensor> elbo_loss(const ObjectiveArguments& arguments);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(const ObjectiveArguments& arguments,

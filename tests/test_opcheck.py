@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from helpers.gaussian import moments_of
 from helpers.inputs import images, key_of, keys_of, latents
 from helpers.layouts import LAYOUTS
 from torch.library import opcheck
@@ -93,6 +96,45 @@ def test_kl_divergence_backward(device, dtype, layout, reduction, prior):
     opcheck(ops.kl_divergence_backward.default, (grad, *operands, *priors, reduction, [True] * 4))
 
 
+PACKED_SHAPE = (2, 6, 4, 5)
+INFINITE = (-math.inf, math.inf)
+
+
+@operands_like
+@pytest.mark.parametrize("per_item", [False, True])
+@pytest.mark.parametrize(("dim", "clamp"), [(1, (-0.5, 0.5)), (-2, INFINITE)], ids=str)
+def test_packed_reparameterize_with_kl(device, dtype, layout, per_item, dim, clamp):
+    (moments,) = leaves(layout, moments_of(PACKED_SHAPE, dtype, device))
+    key = keys_of([1, 2], device) if per_item else key_of(3, 4, device)
+    packing = {"dim": dim, "logvar_min": clamp[0], "logvar_max": clamp[1]}
+    opcheck(ops.packed_reparameterize_with_kl.default, (moments, key), packing)
+    opcheck(ops.packed_reparameterize_with_kl.generator, (moments,), packing)
+
+
+@operands_like
+@pytest.mark.parametrize("given", ["z", "kl", "both"])
+def test_packed_reparameterize_backward(device, dtype, layout, given):
+    (moments,) = leaves(layout, moments_of(PACKED_SHAPE, dtype, device))
+    grad_z = torch.randn(2, 3, 4, 5).to(device, dtype).requires_grad_() if given != "kl" else None
+    grad_kl = torch.randn(2, dtype=wide(dtype)).to(device).requires_grad_() if given != "z" else None
+    opcheck(
+        ops.packed_reparameterize_backward.default,
+        (grad_z, grad_kl, moments, key_of(3, 4, device), 1, -0.5, 0.5),
+    )
+
+
+@operands_like
+@pytest.mark.parametrize("prior", [None, (2, 6, 4, 5), (2, 3, 8, 5)], ids=str)
+def test_packed_kl_divergence(device, dtype, layout, prior):
+    (moments,) = leaves(layout, moments_of(PACKED_SHAPE, dtype, device))
+    prior_dim = 2 if prior == (2, 3, 8, 5) else 1
+    priors = [None] if prior is None else leaves(layout, moments_of(prior, dtype, device))
+    arguments = (moments, *priors, 1, -0.5, 0.5, prior_dim, *INFINITE)
+    opcheck(ops.packed_kl_divergence.default, arguments)
+    grad = torch.randn(2, dtype=wide(dtype)).to(device).requires_grad_()
+    opcheck(ops.packed_kl_divergence_backward.default, (grad, *arguments, [True, prior is not None]))
+
+
 def objective(layout, dtype, device, given_kl):
     recon, target = leaves(layout, *images(SHAPE, dtype, device))
     if given_kl:
@@ -153,6 +195,11 @@ def test_every_operator_is_checked():
         "reparameterize_backward",
         "kl_divergence",
         "kl_divergence_backward",
+        "packed_reparameterize_with_kl",
+        "packed_reparameterize_with_kl.generator",
+        "packed_reparameterize_backward",
+        "packed_kl_divergence",
+        "packed_kl_divergence_backward",
         "elbo_loss",
         "elbo_loss_with_gradients",
         "elbo_loss_backward",
@@ -165,7 +212,7 @@ def test_every_operator_is_checked():
     }
 
 
-@pytest.mark.parametrize("name", ["reparameterize", "reparameterize_with_kl"])
+@pytest.mark.parametrize("name", ["reparameterize", "reparameterize_with_kl", "packed_reparameterize_with_kl"])
 def test_random_overloads_say_so(name):
     # Without the tag torch.compile recomputes them under activation checkpointing with other noise.
     tag = torch.Tag.nondeterministic_seeded

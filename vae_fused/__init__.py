@@ -4,6 +4,7 @@ from vae_fused import reference
 from vae_fused._library import build_info, release_cpu_pool
 from vae_fused._terms import ELBOTerms
 from vae_fused._version import __version__
+from vae_fused.distributions import DiagonalGaussian
 from vae_fused.functional import (
     elbo_loss,
     kl_divergence,
@@ -17,6 +18,7 @@ from vae_fused.modules import FusedELBOLoss
 
 __all__ = [
     "VAE",
+    "DiagonalGaussian",
     "ELBOTerms",
     "FusedELBOLoss",
     "FusedLinearELBOLoss",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._packed_moments import check_moments, check_prior_moments
 
 
 def _samples_like(mu: Tensor, num_samples: int | None) -> Tensor:
@@ -100,6 +101,69 @@ def _kl_divergence_backward(
 ) -> tuple[Tensor | None, ...]:
     present = (True, True, prior_mu is not None, prior_logvar is not None)
     return tuple(_like_if(wanted and there, mu) for wanted, there in zip(output_mask, present, strict=True))
+
+
+def _half(moments: Tensor, dim: int) -> Tensor:
+    return moments.narrow(dim, 0, moments.shape[dim] // 2)
+
+
+def _packed_reparameterize_with_kl(
+    moments: Tensor, key: Tensor, *, dim: int, logvar_min: float, logvar_max: float
+) -> tuple[Tensor, Tensor]:
+    check_moments("moments", moments, dim, logvar_min, logvar_max)
+    arguments.check_key_for(key, moments.shape[0], moments.device)
+    return torch.empty_like(_half(moments, dim)), _new_kl(moments)
+
+
+def _packed_reparameterize_with_kl_generator(
+    moments: Tensor, *, dim: int, logvar_min: float, logvar_max: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_moments("moments", moments, dim, logvar_min, logvar_max)
+    return torch.empty_like(_half(moments, dim)), _new_kl(moments), _new_key(moments)
+
+
+def _packed_reparameterize_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    moments: Tensor,
+    key: Tensor,
+    dim: int,
+    logvar_min: float,
+    logvar_max: float,
+) -> Tensor:
+    return torch.empty_like(moments)
+
+
+def _packed_kl_divergence(
+    moments: Tensor,
+    prior_moments: Tensor | None,
+    dim: int,
+    logvar_min: float,
+    logvar_max: float,
+    prior_dim: int,
+    prior_logvar_min: float,
+    prior_logvar_max: float,
+) -> Tensor:
+    check_moments("moments", moments, dim, logvar_min, logvar_max)
+    if prior_moments is not None:
+        check_moments("prior_moments", prior_moments, prior_dim, prior_logvar_min, prior_logvar_max)
+        check_prior_moments(prior_moments, prior_dim, moments, dim)
+    return _new_kl(moments)
+
+
+def _packed_kl_divergence_backward(
+    grad: Tensor,
+    moments: Tensor,
+    prior_moments: Tensor | None,
+    dim: int,
+    logvar_min: float,
+    logvar_max: float,
+    prior_dim: int,
+    prior_logvar_min: float,
+    prior_logvar_max: float,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    return _like_if(output_mask[0], moments), _like_if(output_mask[1], prior_moments)
 
 
 def _elbo_loss(
@@ -246,6 +310,11 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "reparameterize_backward": _reparameterize_backward,
     "kl_divergence": _kl_divergence,
     "kl_divergence_backward": _kl_divergence_backward,
+    "packed_reparameterize_with_kl": _packed_reparameterize_with_kl,
+    "packed_reparameterize_with_kl.generator": _packed_reparameterize_with_kl_generator,
+    "packed_reparameterize_backward": _packed_reparameterize_backward,
+    "packed_kl_divergence": _packed_kl_divergence,
+    "packed_kl_divergence_backward": _packed_kl_divergence_backward,
     "elbo_loss": _elbo_loss,
     "elbo_loss_with_gradients": _elbo_loss_with_gradients,
     "elbo_loss_backward": _elbo_loss_backward,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
-from vae_fused import _functorch, reference
+from vae_fused import reference
 from vae_fused._library import calls_operators, has_kernels, ops
 from vae_fused._terms import ELBOTerms
 
@@ -25,7 +25,12 @@ __all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_
 
 def _otherwise(tensor: Tensor) -> ModuleType:
     # Where a call does not go straight to the operators: inside a transform, or on a device without kernels.
-    return _functorch if has_kernels(tensor) else reference
+    if not has_kernels(tensor):
+        return reference
+    # Imported here, because it tells Dynamo about its Functions and importing Dynamo takes longer than importing torch.
+    from vae_fused import _functorch
+
+    return _functorch
 
 
 def standard_normal(

@@ -1,5 +1,6 @@
 // The KL divergence between diagonal Gaussians.
 #include "autograd/common.h"
+#include "autograd/packed_moments.h"
 
 #include <ATen/ops/exp.h>
 #include <ATen/ops/expm1.h>
@@ -86,9 +87,75 @@ Tensor kl_divergence_autograd(const Tensor& mu, const Tensor& logvar, const Opti
   return KLDivergence::apply(mu, logvar, expanded(prior_mu), expanded(prior_logvar), reduction);
 }
 
+std::tuple<Tensor, Tensor> packed_kl_divergence_backward_autograd(const Tensor& grad, const Tensor& moments,
+                                                                  const OptionalTensor& prior_moments, int64_t dim,
+                                                                  double logvar_min, double logvar_max,
+                                                                  int64_t prior_dim, double prior_logvar_min,
+                                                                  double prior_logvar_max,
+                                                                  std::array<bool, 2> output_mask) {
+  const Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
+  if (!records_graph({grad, moments, or_undefined(prior_moments)})) {
+    BelowAutograd guard;
+    return ops::packed_kl_divergence_backward(grad, moments, prior_moments, packing, prior_packing, output_mask);
+  }
+  const DifferentiableMoments parts = differentiable_moments(moments, packing);
+  DifferentiableMoments prior{};
+  if (present(prior_moments)) prior = differentiable_moments(*prior_moments, prior_packing);
+  auto [to_mu, to_logvar, to_prior_mu, to_prior_logvar] =
+      differentiable_backward(grad, parts.mu, parts.logvar, or_none(prior.mu), or_none(prior.logvar), "sample");
+  return {output_mask[0] ? parts.pack(to_mu, to_logvar) : Tensor(),
+          output_mask[1] && present(prior_moments) ? prior.pack(to_prior_mu, to_prior_logvar) : Tensor()};
+}
+
+struct PackedKLDivergence : torch::autograd::Function<PackedKLDivergence> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& moments, const OptionalTensor& prior_moments, int64_t dim,
+                        double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
+                        double prior_logvar_max) {
+    ctx->save_for_backward({moments, or_undefined(prior_moments)});
+    ctx->saved_data["dim"] = dim;
+    ctx->saved_data["logvar_min"] = logvar_min;
+    ctx->saved_data["logvar_max"] = logvar_max;
+    ctx->saved_data["prior_dim"] = prior_dim;
+    ctx->saved_data["prior_logvar_min"] = prior_logvar_min;
+    ctx->saved_data["prior_logvar_max"] = prior_logvar_max;
+    BelowAutograd guard;
+    return ops::packed_kl_divergence(moments, prior_moments, {dim, logvar_min, logvar_max},
+                                     {prior_dim, prior_logvar_min, prior_logvar_max});
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto number = [&](const char* name) { return ctx->saved_data[name].toDouble(); };
+    const Packing packing{ctx->saved_data["dim"].toInt(), number("logvar_min"), number("logvar_max")};
+    const Packing prior_packing{ctx->saved_data["prior_dim"].toInt(), number("prior_logvar_min"),
+                                number("prior_logvar_max")};
+    variable_list result(8);
+    std::tie(result[0], result[1]) =
+        ops::packed_kl_divergence_backward(grads[0], saved[0], or_none(saved[1]), packing, prior_packing,
+                                           {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1)});
+    return result;
+  }
+};
+
+Tensor packed_kl_divergence_autograd(const Tensor& moments, const OptionalTensor& prior_moments, int64_t dim,
+                                     double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
+                                     double prior_logvar_max) {
+  if (!records_graph({moments, or_undefined(prior_moments)})) {
+    BelowAutograd guard;
+    return ops::packed_kl_divergence(moments, prior_moments, {dim, logvar_min, logvar_max},
+                                     {prior_dim, prior_logvar_min, prior_logvar_max});
+  }
+  return PackedKLDivergence::apply(moments, prior_moments, dim, logvar_min, logvar_max, prior_dim, prior_logvar_min,
+                                   prior_logvar_max);
+}
+
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
   m.impl("kl_divergence", &kl_divergence_autograd);
   m.impl("kl_divergence_backward", &kl_divergence_backward_autograd);
+  m.impl("packed_kl_divergence", &packed_kl_divergence_autograd);
+  m.impl("packed_kl_divergence_backward", &packed_kl_divergence_backward_autograd);
 }
 
 }  // namespace

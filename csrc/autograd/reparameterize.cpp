@@ -1,5 +1,6 @@
 // Reparameterized sampling with and without the KL. Backward keeps the key, not the noise.
 #include "autograd/common.h"
+#include "autograd/packed_moments.h"
 
 #include <ATen/ops/exp.h>
 #include <ATen/ops/expm1.h>
@@ -117,12 +118,79 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_autograd(con
   return {outputs[0], outputs[1], key};
 }
 
+Tensor packed_reparameterize_backward_autograd(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                               const Tensor& moments, const Tensor& key, int64_t dim, double logvar_min,
+                                               double logvar_max) {
+  const Packing packing{dim, logvar_min, logvar_max};
+  if (!records_graph({or_undefined(grad_z), or_undefined(grad_kl), moments})) {
+    BelowAutograd guard;
+    return ops::packed_reparameterize_backward(grad_z, grad_kl, moments, key, packing);
+  }
+  const DifferentiableMoments parts = differentiable_moments(moments, packing);
+  auto [grad_mu, grad_logvar] = differentiable_backward(grad_z, grad_kl, parts.mu, parts.logvar, key, kOneSample);
+  return parts.pack(grad_mu, grad_logvar);
+}
+
+// The outputs are z and kl; drawn_key as above.
+struct PackedReparameterize : torch::autograd::Function<PackedReparameterize> {
+  static constexpr bool is_traceable = true;
+
+  static variable_list forward(AutogradContext* ctx, const Tensor& moments, const OptionalTensor& given_key,
+                               const OptionalGenerator& generator, int64_t dim, double logvar_min, double logvar_max,
+                               Tensor* drawn_key) {
+    const Packing packing{dim, logvar_min, logvar_max};
+    Tensor z, kl, key = or_undefined(given_key);
+    {
+      BelowAutograd guard;
+      if (given_key.has_value()) {
+        std::tie(z, kl) = ops::packed_reparameterize_with_kl(moments, key, packing);
+      } else {
+        std::tie(z, kl, key) = ops::packed_reparameterize_with_kl(moments, generator, packing);
+      }
+    }
+    if (drawn_key != nullptr) *drawn_key = key;
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({moments, key});
+    ctx->saved_data["dim"] = dim;
+    ctx->saved_data["logvar_min"] = logvar_min;
+    ctx->saved_data["logvar_max"] = logvar_max;
+    return {z, kl};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    variable_list result(7);
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    const auto saved = ctx->get_saved_variables();
+    const Packing packing{ctx->saved_data["dim"].toInt(), ctx->saved_data["logvar_min"].toDouble(),
+                          ctx->saved_data["logvar_max"].toDouble()};
+    result[0] = ops::packed_reparameterize_backward(or_none(grads[0]), or_none(grads[1]), saved[0], saved[1], packing);
+    return result;
+  }
+};
+
+std::tuple<Tensor, Tensor> packed_reparameterize_with_kl_autograd(const Tensor& moments, const Tensor& key, int64_t dim,
+                                                                  double logvar_min, double logvar_max) {
+  auto outputs = PackedReparameterize::apply(moments, OptionalTensor(key), OptionalGenerator(), dim, logvar_min,
+                                             logvar_max, nullptr);
+  return {outputs[0], outputs[1]};
+}
+
+std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl_generator_autograd(
+    const Tensor& moments, int64_t dim, double logvar_min, double logvar_max, std::optional<at::Generator> generator) {
+  Tensor key;
+  auto outputs = PackedReparameterize::apply(moments, OptionalTensor(), generator, dim, logvar_min, logvar_max, &key);
+  return {outputs[0], outputs[1], key};
+}
+
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
   m.impl("reparameterize", &reparameterize_autograd);
   m.impl("reparameterize.generator", &reparameterize_generator_autograd);
   m.impl("reparameterize_with_kl", &reparameterize_with_kl_autograd);
   m.impl("reparameterize_with_kl.generator", &reparameterize_with_kl_generator_autograd);
   m.impl("reparameterize_backward", &reparameterize_backward_autograd);
+  m.impl("packed_reparameterize_with_kl", &packed_reparameterize_with_kl_autograd);
+  m.impl("packed_reparameterize_with_kl.generator", &packed_reparameterize_with_kl_generator_autograd);
+  m.impl("packed_reparameterize_backward", &packed_reparameterize_backward_autograd);
 }
 
 }  // namespace

@@ -40,6 +40,12 @@ struct NoiseKey {
   bool per_item;
 };
 
+// The bounds that logvar is clamped to as it is read; beyond them its gradient is zero. Exact in the type of logvar.
+struct LogvarClamp {
+  bool active;
+  double low, high;
+};
+
 // out[i] = normal i of the key; with per-item keys, normal i % E of key i / E.
 struct StandardNormalParams {
   NoiseKey key;
@@ -59,6 +65,7 @@ struct ReparameterizeParams {
   int64_t item_numel;   // E
   int64_t num_samples;  // K
   Operand mu, logvar;
+  LogvarClamp clamp;
   Operand z;              // one sample of it; sample k lies sample_stride further
   int64_t sample_stride;  // elements of z
   double* kl_partials;    // [B, pieces], or null: no KL
@@ -77,6 +84,7 @@ struct ReparameterizeBackwardParams {
   int64_t sample_stride;  // elements of grad_z
   Operand mu;             // read only where the KL has a gradient
   Operand logvar;
+  LogvarClamp clamp;
   bool has_kl;
   Weight grad_kl;  // [B]
   Operand grad_mu, grad_logvar;
@@ -90,6 +98,7 @@ struct KLDivergenceParams {
   int64_t numel;
   int64_t item_numel;
   Operand mu, logvar, prior_mu, prior_logvar;
+  LogvarClamp clamp, prior_clamp;
   Operand elements;       // the elementwise divergence, or absent
   double* partials;       // [B, pieces] or [pieces], or null
   Operand grad_elements;  // incoming elementwise gradient, or absent

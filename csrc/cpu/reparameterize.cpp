@@ -8,6 +8,7 @@
 #include "cpu/parallel.h"
 #include "cpu/scalar_access.h"
 #include "operands.h"
+#include "packed_moments.h"
 #include "sampling.h"
 
 namespace vae_fused {
@@ -32,7 +33,7 @@ void check_generator(const std::optional<at::Generator>& generator) {
 
 // Fills z, and where kl is defined [B] the KL of every item.
 void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples,
-            const Tensor& z, const Tensor& kl) {
+            const Tensor& z, const Tensor& kl, const LogvarClamp& clamp = {}) {
   if (mu.numel() == 0) {
     if (kl.defined()) kl.zero_();
     return;
@@ -42,6 +43,7 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
   p.key = noise_key(contiguous_key);
   p.extent = bind_operands(mu.sizes(), Order::kLogical,
                            {{mu, &p.mu}, {logvar, &p.logvar}, {first_sample(z, num_samples), &p.z}});
+  p.clamp = clamp;
   p.wide = mu.scalar_type() == at::kDouble;
   p.streamed = static_cast<int64_t>(z.nbytes()) > kStreamedBytes;
   p.numel = mu.numel();
@@ -105,17 +107,11 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cpu(const Te
   return {z, kl, key};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tensor>& grad_z,
-                                                       const std::optional<Tensor>& grad_kl,
-                                                       const std::optional<Tensor>& mu, const Tensor& logvar,
-                                                       const Tensor& key, std::optional<int64_t> num_samples,
-                                                       std::array<bool, 2> output_mask) {
-  check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
-  Tensor grad_mu, grad_logvar;
-  if (output_mask[0]) grad_mu = allocate_like(logvar);
-  if (output_mask[1]) grad_logvar = allocate_like(logvar);
-  if (logvar.numel() == 0) return {grad_mu, grad_logvar};
-
+// Fills the gradients that are defined; mu is only looked at where the KL has a gradient.
+void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu,
+                    const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples, const Tensor& grad_mu,
+                    const Tensor& grad_logvar, const LogvarClamp& clamp = {}) {
+  if (logvar.numel() == 0) return;
   const Tensor contiguous_key = key.contiguous();
   // A gradient over samples may be expanded or permuted over them: only its samples have to lie at one stride.
   const Tensor grad_sample = present(grad_z) ? first_sample(*grad_z, num_samples) : Tensor();
@@ -125,9 +121,10 @@ std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tenso
   p.extent = bind_operands(logvar.sizes(), Order::kLogical,
                            {{logvar, &p.logvar},
                             {grad_sample, &p.grad_z},
-                            {p.has_kl ? *mu : Tensor(), &p.mu},
+                            {p.has_kl ? mu : Tensor(), &p.mu},
                             {grad_mu, &p.grad_mu},
                             {grad_logvar, &p.grad_logvar}});
+  p.clamp = clamp;
   p.wide = logvar.scalar_type() == at::kDouble;
   p.streamed = static_cast<int64_t>(logvar.nbytes()) > kStreamedBytes;
   p.numel = logvar.numel();
@@ -139,7 +136,57 @@ std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tenso
   const bool by_item = p.has_kl || p.key.per_item;
   const TilePlan plan = by_item ? TilePlan(logvar.size(0), p.item_numel) : TilePlan(1, p.numel);
   run_tiles(kernels().reparameterize_backward, p, plan, kGrainNoise / p.num_samples);
+}
+
+std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tensor>& grad_z,
+                                                       const std::optional<Tensor>& grad_kl,
+                                                       const std::optional<Tensor>& mu, const Tensor& logvar,
+                                                       const Tensor& key, std::optional<int64_t> num_samples,
+                                                       std::array<bool, 2> output_mask) {
+  check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
+  Tensor grad_mu, grad_logvar;
+  if (output_mask[0]) grad_mu = allocate_like(logvar);
+  if (output_mask[1]) grad_logvar = allocate_like(logvar);
+  fill_gradients(grad_z, grad_kl, mu.value_or(Tensor()), logvar, key, num_samples, grad_mu, grad_logvar);
   return {grad_mu, grad_logvar};
+}
+
+std::tuple<Tensor, Tensor> packed_reparameterize_with_kl_cpu(const Tensor& moments, const Tensor& key, int64_t dim,
+                                                             double logvar_min, double logvar_max) {
+  Packing packing{dim, logvar_min, logvar_max};
+  check_moments("moments", moments, packing);
+  check_key_for(key, moments.size(0), moments.device());
+  const Halves half = halves_of(moments, packing.dim);
+  Tensor z = allocate_like(half.mu), kl = empty_kl(moments);
+  sample(half.mu, half.logvar, key, std::nullopt, z, kl, clamp_of(packing, moments.scalar_type()));
+  return {z, kl};
+}
+
+std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl_generator_cpu(const Tensor& moments, int64_t dim,
+                                                                               double logvar_min, double logvar_max,
+                                                                               std::optional<at::Generator> generator) {
+  Packing packing{dim, logvar_min, logvar_max};
+  check_moments("moments", moments, packing);
+  check_generator(generator);
+  Tensor key = draw_key(generator);
+  const Halves half = halves_of(moments, packing.dim);
+  Tensor z = allocate_like(half.mu), kl = empty_kl(moments);
+  sample(half.mu, half.logvar, key, std::nullopt, z, kl, clamp_of(packing, moments.scalar_type()));
+  return {z, kl, key};
+}
+
+Tensor packed_reparameterize_backward_cpu(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+                                          const Tensor& moments, const Tensor& key, int64_t dim, double logvar_min,
+                                          double logvar_max) {
+  Packing packing{dim, logvar_min, logvar_max};
+  check_moments("moments", moments, packing);
+  const Halves half = halves_of(moments, packing.dim);
+  check_reparameterize_backward(grad_z, grad_kl, half.mu, half.logvar, key, std::nullopt);
+  Tensor grad_moments = allocate_like(moments);
+  const Halves grad = halves_of(grad_moments, packing.dim);
+  fill_gradients(grad_z, grad_kl, half.mu, half.logvar, key, std::nullopt, grad.mu, grad.logvar,
+                 clamp_of(packing, moments.scalar_type()));
+  return grad_moments;
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CPU, m) {
@@ -148,6 +195,9 @@ TORCH_LIBRARY_IMPL(vae_fused, CPU, m) {
   m.impl("reparameterize_with_kl", &reparameterize_with_kl_cpu);
   m.impl("reparameterize_with_kl.generator", &reparameterize_with_kl_generator_cpu);
   m.impl("reparameterize_backward", &reparameterize_backward_cpu);
+  m.impl("packed_reparameterize_with_kl", &packed_reparameterize_with_kl_cpu);
+  m.impl("packed_reparameterize_with_kl.generator", &packed_reparameterize_with_kl_generator_cpu);
+  m.impl("packed_reparameterize_backward", &packed_reparameterize_backward_cpu);
 }
 
 }  // namespace

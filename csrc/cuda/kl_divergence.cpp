@@ -8,6 +8,7 @@
 #include "checks.h"
 #include "cuda/device.h"
 #include "operands.h"
+#include "packed_moments.h"
 #include "reduction.h"
 #include "sampling.h"
 
@@ -22,13 +23,8 @@ Work work_of(const Tensor& mu, bool by_item) {
   return by_item ? Work(mu.size(0), numel_per_item(mu)) : Work(1, mu.numel());
 }
 
-Tensor kl_divergence_cuda(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                          const std::optional<Tensor>& prior_logvar, std::string_view reduction_name) {
-  check_latent_pair(mu, logvar);
-  check_prior("prior_mu", prior_mu, mu);
-  check_prior("prior_logvar", prior_logvar, mu);
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  const c10::DeviceGuard guard(mu.device());
+Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
+  const Tensor& mu = pair.mu;
   const auto options = mu.options().dtype(accumulation_type({&mu}));
   const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
   Tensor out = elementwise ? at::empty_like(mu, options)
@@ -37,13 +33,14 @@ Tensor kl_divergence_cuda(const Tensor& mu, const Tensor& logvar, const std::opt
   if (out.numel() == 0) return out;
 
   KLDivergenceParams p{};
-  const Tensor prior_mean = expanded(prior_mu, mu), prior_logvariance = expanded(prior_logvar, mu);
   p.extent = bind_operands(mu.sizes(), Order::kMemory,
-                           {{mu, &p.mu},
-                            {logvar, &p.logvar},
-                            {prior_mean, &p.prior_mu},
-                            {prior_logvariance, &p.prior_logvar},
+                           {{pair.mu, &p.mu},
+                            {pair.logvar, &p.logvar},
+                            {pair.prior_mu, &p.prior_mu},
+                            {pair.prior_logvar, &p.prior_logvar},
                             {elementwise ? out : Tensor(), &p.elements}});
+  p.clamp = pair.clamp;
+  p.prior_clamp = pair.prior_clamp;
   p.wide = mu.scalar_type() == at::kDouble;
   p.numel = mu.numel();
   const Work work = work_of(mu, by_item);
@@ -68,6 +65,43 @@ Tensor kl_divergence_cuda(const Tensor& mu, const Tensor& logvar, const std::opt
   return out;
 }
 
+Tensor kl_divergence_cuda(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
+                          const std::optional<Tensor>& prior_logvar, std::string_view reduction_name) {
+  check_latent_pair(mu, logvar);
+  check_prior("prior_mu", prior_mu, mu);
+  check_prior("prior_logvar", prior_logvar, mu);
+  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
+  const c10::DeviceGuard guard(mu.device());
+  return divergence_of({mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu)}, reduction);
+}
+
+// Fills the gradients that are defined.
+void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reduction, const Gaussians& grads) {
+  const Tensor& mu = pair.mu;
+  if (mu.numel() == 0) return;
+  const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
+  KLDivergenceParams p{};
+  p.extent = bind_operands(mu.sizes(), Order::kMemory,
+                           {{pair.mu, &p.mu},
+                            {pair.logvar, &p.logvar},
+                            {pair.prior_mu, &p.prior_mu},
+                            {pair.prior_logvar, &p.prior_logvar},
+                            {elementwise ? grad : Tensor(), &p.grad_elements},
+                            {grads.mu, &p.grad_mu},
+                            {grads.logvar, &p.grad_logvar},
+                            {grads.prior_mu, &p.grad_prior_mu},
+                            {grads.prior_logvar, &p.grad_prior_logvar}});
+  p.clamp = pair.clamp;
+  p.prior_clamp = pair.prior_clamp;
+  p.wide = mu.scalar_type() == at::kDouble;
+  p.numel = mu.numel();
+  const Work work = work_of(mu, by_item);
+  p.item_numel = work.item_numel;
+  p.weight = elementwise ? Weight{} : weight_of_gradient(grad, 1.0 / divisor(reduction, mu.size(0), mu.numel()));
+  launch_kl_divergence(p, work, Summation{}, launch_site());
+  check_launch();
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cuda(
     const Tensor& grad, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
     const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask) {
@@ -82,37 +116,48 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cuda(
                              : at::IntArrayRef(),
                  mu.device());
   const c10::DeviceGuard guard(mu.device());
-  const std::array<Tensor, 4> inputs = {mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu)};
-  std::array<Tensor, 4> grads;
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (output_mask[i] && inputs[i].defined()) grads[i] = at::empty_like(mu);
-  }
-  if (mu.numel() > 0) {
-    KLDivergenceParams p{};
-    p.extent = bind_operands(mu.sizes(), Order::kMemory,
-                             {{mu, &p.mu},
-                              {logvar, &p.logvar},
-                              {inputs[2], &p.prior_mu},
-                              {inputs[3], &p.prior_logvar},
-                              {elementwise ? grad : Tensor(), &p.grad_elements},
-                              {grads[0], &p.grad_mu},
-                              {grads[1], &p.grad_logvar},
-                              {grads[2], &p.grad_prior_mu},
-                              {grads[3], &p.grad_prior_logvar}});
-    p.wide = mu.scalar_type() == at::kDouble;
-    p.numel = mu.numel();
-    const Work work = work_of(mu, by_item);
-    p.item_numel = work.item_numel;
-    p.weight = elementwise ? Weight{} : weight_of_gradient(grad, 1.0 / divisor(reduction, mu.size(0), mu.numel()));
-    launch_kl_divergence(p, work, Summation{}, launch_site());
-    check_launch();
-  }
-  return {grads[0], grads[1], grads[2], grads[3]};
+  const Gaussians pair{mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu)};
+  const auto allocated = [&](int index, const Tensor& input) {
+    return output_mask[index] && input.defined() ? at::empty_like(mu) : Tensor();
+  };
+  const Gaussians grads{allocated(0, mu), allocated(1, logvar), allocated(2, pair.prior_mu),
+                        allocated(3, pair.prior_logvar)};
+  fill_gradients(grad, pair, reduction, grads);
+  return {grads.mu, grads.logvar, grads.prior_mu, grads.prior_logvar};
+}
+
+Tensor packed_kl_divergence_cuda(const Tensor& moments, const std::optional<Tensor>& prior_moments, int64_t dim,
+                                 double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
+                                 double prior_logvar_max) {
+  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
+  const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
+  const c10::DeviceGuard guard(moments.device());
+  return divergence_of(pair, Reduction::kSample);
+}
+
+std::tuple<Tensor, Tensor> packed_kl_divergence_backward_cuda(const Tensor& grad, const Tensor& moments,
+                                                              const std::optional<Tensor>& prior_moments, int64_t dim,
+                                                              double logvar_min, double logvar_max, int64_t prior_dim,
+                                                              double prior_logvar_min, double prior_logvar_max,
+                                                              std::array<bool, 2> output_mask) {
+  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
+  const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
+  check_gradient("grad", grad, moments.sizes().slice(0, 1), moments.device());
+  const c10::DeviceGuard guard(moments.device());
+  Tensor grad_moments, grad_prior_moments;
+  if (output_mask[0]) grad_moments = at::empty_like(moments);
+  if (output_mask[1] && present(prior_moments)) grad_prior_moments = at::empty_like(*prior_moments);
+  const Halves half = halves_of(grad_moments, packing.dim);
+  const Halves prior = halves_of(grad_prior_moments, prior_packing.dim);
+  fill_gradients(grad, pair, Reduction::kSample, {half.mu, half.logvar, prior.mu, prior.logvar});
+  return {grad_moments, grad_prior_moments};
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CUDA, m) {
   m.impl("kl_divergence", &kl_divergence_cuda);
   m.impl("kl_divergence_backward", &kl_divergence_backward_cuda);
+  m.impl("packed_kl_divergence", &packed_kl_divergence_cuda);
+  m.impl("packed_kl_divergence_backward", &packed_kl_divergence_backward_cuda);
 }
 
 }  // namespace

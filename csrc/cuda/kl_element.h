@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/gaussian.h"
+#include "cuda/logvar_clamp.h"
 #include "cuda/sum.h"
 
 namespace vae_fused {
@@ -33,6 +34,10 @@ __device__ __forceinline__ double kl_divergence_of_unit(const KLDivergenceParams
       if (p.prior_mu.data != nullptr) cursor.template load<S>(p.prior_mu, prior_mu);
       if (p.prior_logvar.data != nullptr) cursor.template load<S>(p.prior_logvar, prior_logvar);
     }
+    ClampOfGroup<T, kGroup> clamp, prior_clamp;
+    const ClampOfGroup<T, kGroup> unclamped;
+    clamp.apply(p.clamp, count, logvar);
+    if constexpr (kPrior) prior_clamp.apply(p.prior_clamp, count, prior_logvar);
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) weight[e] = item_weight;
     if (p.grad_elements.data != nullptr) cursor.template load<S>(p.grad_elements, weight);
@@ -41,18 +46,19 @@ __device__ __forceinline__ double kl_divergence_of_unit(const KLDivergenceParams
     T values[kGroup];
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) element[e] = kl_element<kPrior>(mu[e], logvar[e], prior_mu[e], prior_logvar[e]);
-    const auto put = [&](const Operand& operand, auto value_of) {
+    const auto put = [&](const Operand& operand, const ClampOfGroup<T, kGroup>& through, auto value_of) {
       if (operand.data == nullptr) return;
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) values[e] = value_of(e);
+      through.end_gradients(values);
       cursor.template store<S>(operand, values);
     };
-    put(p.elements, [&](int e) { return element[e].value; });
-    put(p.grad_mu, [&](int e) { return weight[e] * element[e].grad_mu; });
-    put(p.grad_logvar, [&](int e) { return weight[e] * element[e].grad_logvar; });
+    put(p.elements, unclamped, [&](int e) { return element[e].value; });
+    put(p.grad_mu, unclamped, [&](int e) { return weight[e] * element[e].grad_mu; });
+    put(p.grad_logvar, clamp, [&](int e) { return weight[e] * element[e].grad_logvar; });
     if constexpr (kPrior) {
-      put(p.grad_prior_mu, [&](int e) { return -weight[e] * element[e].grad_mu; });
-      put(p.grad_prior_logvar, [&](int e) { return weight[e] * element[e].grad_prior_logvar; });
+      put(p.grad_prior_mu, unclamped, [&](int e) { return -weight[e] * element[e].grad_mu; });
+      put(p.grad_prior_logvar, prior_clamp, [&](int e) { return weight[e] * element[e].grad_prior_logvar; });
     }
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) values[e] = element[e].value;

@@ -2,6 +2,7 @@
 #include "cuda/reparameterize.h"
 
 #include "core/gaussian.h"
+#include "cuda/logvar_clamp.h"
 #include "cuda/noise.h"
 #include "cuda/sum.h"
 
@@ -49,6 +50,7 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
       T mu[kGroup], sigma[kGroup], kl[kGroup];
       cursor.template load<S>(p.mu, mu);
       cursor.template load<S>(p.logvar, sigma);
+      ClampOfGroup<T, kGroup>().apply(p.clamp, count, sigma);
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) {
         const auto element = posterior(mu[e], sigma[e]);
@@ -97,6 +99,8 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
       T mu[kGroup] = {}, logvar[kGroup];
       if constexpr (kWithKL) cursor.template load<S>(p.mu, mu);
       cursor.template load<S>(p.logvar, logvar);
+      ClampOfGroup<T, kGroup> clamp;
+      clamp.apply(p.clamp, count, logvar);
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) {
         const auto element = posterior(mu[e], logvar[e]);
@@ -107,6 +111,7 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
         }
         grad_logvar[e] *= T(0.5f);
       }
+      clamp.end_gradients(grad_logvar);
       if (p.grad_mu.data != nullptr) cursor.template store<S>(p.grad_mu, grad_mu);
       if (p.grad_logvar.data != nullptr) cursor.template store<S>(p.grad_logvar, grad_logvar);
     });

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/slice.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
@@ -21,6 +22,7 @@
 #include "cuda/reparameterize.cpp"
 #include "cuda/standard_normal.cpp"
 #include "operands.cpp"
+#include "packed_moments.cpp"
 
 #undef CUDA
 

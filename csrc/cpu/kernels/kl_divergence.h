@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/gaussian.h"
-#include "cpu/kernels/tile.h"
+#include "cpu/kernels/logvar_clamp.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -28,6 +28,7 @@ template <class T, bool kPrior>
 static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
                                 int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
+  const ClampOfTile<T> clamped(p.clamp), prior_clamped(p.prior_clamp);
   TileBuffer<T> mu_buffer, logvar_buffer, prior_mu_buffer, prior_logvar_buffer, grad_buffer;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
@@ -48,17 +49,21 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       typename VectorOf<T>::Sum sum;
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
-        const auto element =
-            kl_element<kPrior>(load(mu + at, lanes), load(logvar + at, lanes), load_or_zero(prior_mu, at, lanes),
-                               load_or_zero(prior_logvar, at, lanes));
+        const Vector log_variance = load(logvar + at, lanes), prior = load_or_zero(prior_logvar, at, lanes);
+        const auto element = kl_element<kPrior>(load(mu + at, lanes), clamped(log_variance, lanes),
+                                                load_or_zero(prior_mu, at, lanes), prior_clamped(prior, lanes));
         sum.add(element.value);
         const Vector weight = grad_elements != nullptr ? load(grad_elements + at, lanes) : item_weight;
         if (elements.wanted()) elements.put(at, element.value, lanes);
         if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
-        if (grad_logvar.wanted()) grad_logvar.put(at, weight * element.grad_logvar, lanes);
+        if (grad_logvar.wanted()) {
+          grad_logvar.put(at, clamped.gradient(log_variance, weight * element.grad_logvar), lanes);
+        }
         if constexpr (kPrior) {
           if (grad_prior_mu.wanted()) grad_prior_mu.put(at, (Vector(0.0f) - weight) * element.grad_mu, lanes);
-          if (grad_prior_logvar.wanted()) grad_prior_logvar.put(at, weight * element.grad_prior_logvar, lanes);
+          if (grad_prior_logvar.wanted()) {
+            grad_prior_logvar.put(at, prior_clamped.gradient(prior, weight * element.grad_prior_logvar), lanes);
+          }
         }
       });
       if (p.partials != nullptr) p.partials[segment.partial] = sum.total();

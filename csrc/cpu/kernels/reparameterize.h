@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/gaussian.h"
+#include "cpu/kernels/logvar_clamp.h"
 #include "cpu/kernels/standard_normal.h"
 
 namespace vae_fused {
@@ -32,6 +33,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
                                  int64_t last_tile) {
   TileBuffer<T> mu_buffer, logvar_buffer;
   NoiseBuffer<T> noise_buffer;
+  const ClampOfTile<T> clamped(p.clamp);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const T* mu = read_tile(p.mu, p.extent, range.begin, range.count, mu_buffer);
@@ -46,7 +48,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
         for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           const int at = segment.start + i;
           const auto mean = load(mu + at, lanes);
-          const auto element = posterior(mean, load(logvar + at, lanes));
+          const auto element = posterior(mean, clamped(load(logvar + at, lanes), lanes));
           out.put(at, mean + element.sigma * load(noise + i, lanes), lanes);
           if constexpr (kWithKL) kl.add(element.unit_kl);
         });
@@ -101,6 +103,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
   constexpr bool kOne = kGrad == GradSource::kOneSample;
   TileBuffer<T> mu_buffer, logvar_buffer, grad_buffer, noise_sum;
   NoiseBuffer<T> noise_buffer;
+  const ClampOfTile<T> clamped(p.clamp);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const T* logvar = read_tile(p.logvar, p.extent, range.begin, range.count, logvar_buffer);
@@ -127,14 +130,15 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
         if constexpr (kOne) grad_noise = to_mu * load(noise + i, lanes);
         if constexpr (kGrad == GradSource::kManySamples) grad_noise = load(noise_sum.values + at, lanes);
         if constexpr (kWithKL) mean = load(mu + at, lanes);
-        const auto element = posterior(mean, load(logvar + at, lanes));
+        const Vector log_variance = load(logvar + at, lanes);
+        const auto element = posterior(mean, clamped(log_variance, lanes));
         Vector to_logvar = grad_noise * element.sigma;
         if constexpr (kWithKL) {
           to_mu = to_mu + weight * mean;
           to_logvar = to_logvar + weight * element.variance_minus_one;
         }
         if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
-        if (grad_logvar.wanted()) grad_logvar.put(at, half * to_logvar, lanes);
+        if (grad_logvar.wanted()) grad_logvar.put(at, clamped.gradient(log_variance, half * to_logvar), lanes);
       });
     });
     grad_mu.finish(p.grad_mu, p.extent, range.begin, range.count);

@@ -1,0 +1,33 @@
+// Packed moments out of differentiable ATen operators, for a backward that is itself differentiated.
+#pragma once
+
+#include "autograd/common.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/where.h>
+
+namespace vae_fused {
+
+struct DifferentiableMoments {
+  Tensor mu, logvar;  // logvar clamped
+  Tensor passes;      // where the clamp passes the gradient; undefined without a clamp
+  int64_t dim;
+
+  // The packed gradient, from the gradients to mu and to the clamped logvar.
+  Tensor pack(const Tensor& grad_mu, const Tensor& grad_logvar) const {
+    return at::cat({grad_mu, passes.defined() ? at::where(passes, grad_logvar, 0) : grad_logvar}, dim);
+  }
+};
+
+inline DifferentiableMoments differentiable_moments(const Tensor& moments, const Packing& packing) {
+  const c10::SymInt size = moments.sym_size(packing.dim) / 2;
+  const Tensor mu = moments.slice_symint(packing.dim, 0, size);
+  const Tensor logvar = moments.slice_symint(packing.dim, size, 2 * size);
+  const LogvarClamp clamp = clamp_of(packing, moments.scalar_type());
+  if (!clamp.active) return {mu, logvar, Tensor(), packing.dim};
+  return {mu, at::clamp(logvar, clamp.low, clamp.high), logvar.ge(clamp.low).logical_and(logvar.le(clamp.high)),
+          packing.dim};
+}
+
+}  // namespace vae_fused

@@ -1,0 +1,65 @@
+"""Checks of packed moments: one tensor that holds mean and logvar as the halves of one dimension.
+
+``csrc/packed_moments.h`` has the same checks with the same words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from vae_fused._arguments import check_batched
+
+
+def check_moments(name: str, moments: Tensor, dim: int, logvar_min: float, logvar_max: float) -> None:
+    """Raise unless ``moments`` holds mean and logvar as the halves of ``dim``, an event dimension."""
+    check_batched(name, moments)
+    rank = moments.dim()
+    if rank < 2:
+        raise ValueError(
+            f"{name} must have a batch dimension 0 and one that holds mean and logvar, got shape {list(moments.shape)}"
+        )
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an integer, got {type(dim).__name__}")
+    if not -rank <= dim < rank:
+        raise ValueError(
+            f"dim must be between {-rank} and {rank - 1} for {name} of shape {list(moments.shape)}, got {dim}"
+        )
+    if dim % rank == 0:
+        raise ValueError(f"dim must not be the batch dimension 0, got {dim}")
+    if moments.shape[dim] % 2 != 0:
+        raise ValueError(
+            f"{name} must have an even size in dimension {dim} to hold mean and logvar, got shape {list(moments.shape)}"
+        )
+    if not logvar_min <= logvar_max:
+        raise ValueError(f"logvar_clamp must be (low, high) with low <= high, got ({logvar_min:g}, {logvar_max:g})")
+
+
+def clamp_bounds(logvar_clamp: Sequence[float] | None) -> tuple[float, float]:
+    """The bounds of a clamp of logvar, infinite for None; raise unless they are a pair of real numbers."""
+    if logvar_clamp is None:
+        return -math.inf, math.inf
+    if not isinstance(logvar_clamp, (tuple, list)):
+        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type(logvar_clamp).__name__}")
+    if len(logvar_clamp) != 2:
+        raise ValueError(f"logvar_clamp must be (low, high), got {len(logvar_clamp)} values")
+    for bound in logvar_clamp:
+        if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+            raise TypeError(f"logvar_clamp must hold numbers, got {type(bound).__name__}")
+    low, high = logvar_clamp
+    return float(low), float(high)
+
+
+def check_prior_moments(prior: Tensor, prior_dim: int, moments: Tensor, dim: int) -> None:
+    """Raise unless checked moments of a prior fit those of the posterior: same dtype, device and shape of the mean."""
+    if prior.dtype != moments.dtype:
+        raise TypeError(f"prior_moments must have the dtype of moments, {moments.dtype}, got {prior.dtype}")
+    if prior.device != moments.device:
+        raise ValueError(f"prior_moments must be on the device of moments, {moments.device}, got {prior.device}")
+    shape, prior_shape = list(moments.shape), list(prior.shape)
+    shape[dim] //= 2
+    prior_shape[prior_dim] //= 2
+    if prior_shape != shape:
+        raise ValueError(f"prior_moments must hold a mean of shape {shape}, got {prior_shape}")

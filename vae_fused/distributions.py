@@ -1,0 +1,288 @@
+"""Posteriors that live in one tensor, as encoders give them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vae_fused import _arguments as arguments
+from vae_fused._arguments import accumulation_dtype
+from vae_fused._library import calls_operators, ops
+from vae_fused._packed_moments import check_moments, clamp_bounds
+from vae_fused._philox import draw_key
+from vae_fused.functional import kl_divergence, reparameterize
+
+__all__ = ["DiagonalGaussian"]
+
+
+class DiagonalGaussian:
+    r"""A diagonal Gaussian over packed moments: an encoder output whose halves are the mean and the log-variance.
+
+    The kernels read the halves where they are and write one gradient of the shape of ``moments``; nothing is split,
+    copied or put together. It takes the calls of diffusers' ``DiagonalGaussianDistribution``, and its KL and
+    likelihood are right for latents of any rank.
+
+    Args:
+        moments: ``[B, ..., 2C, ...]``, mean and log-variance as the halves of dimension ``dim``; float16, bfloat16,
+            float32 or float64, any strides, at least two dimensions.
+        dim: the dimension that holds both; negative counts from the back. Not the batch dimension 0.
+        logvar_clamp: bounds of the log-variance. As with ``torch.clamp`` the gradient passes at a bound and is zero
+            beyond it, and at NaN. None leaves the log-variance as it is.
+        deterministic: the point mass at the mean: ``std`` and ``var`` are zero, :meth:`sample` gives the mean, and
+            :meth:`kl` and :meth:`nll` are zero.
+
+    Attributes:
+        parameters: the moments as they were given (the name is diffusers').
+        dim: ``dim``, counted from the front.
+        deterministic: as given.
+
+    Raises:
+        TypeError: an argument of a wrong type or dtype.
+        ValueError: fewer than two dimensions, a ``dim`` that is 0 or out of range, an odd size in it, bounds that are
+            no pair or not in order.
+
+    Example:
+        >>> posterior = DiagonalGaussian(torch.zeros(2, 8, 4, 4))
+        >>> posterior.sample().shape
+        torch.Size([2, 4, 4, 4])
+        >>> posterior.kl()
+        tensor([0., 0.])
+
+    Source: Kingma and Welling 2013 (arXiv:1312.6114), section 2.4 and appendix B.
+    """
+
+    def __init__(
+        self,
+        moments: Tensor,
+        dim: int = 1,
+        logvar_clamp: Sequence[float] | None = (-30.0, 20.0),
+        deterministic: bool = False,
+    ) -> None:
+        arguments.check_tensor("moments", moments)
+        low, high = clamp_bounds(logvar_clamp)
+        check_moments("moments", moments, dim, low, high)
+        if not isinstance(deterministic, bool):
+            raise TypeError(f"deterministic must be a bool, got {type(deterministic).__name__}")
+        self.parameters = moments
+        self.dim = dim % moments.dim()
+        self.deterministic = deterministic
+        self._low, self._high = low, high
+        self._kl_of_sample: Tensor | None = None
+        self._sampled_version = 0
+
+    def __repr__(self) -> str:
+        clamp = None if self._unclamped else (self._low, self._high)
+        return (
+            f"DiagonalGaussian(moments={list(self.parameters.shape)}, dim={self.dim}, logvar_clamp={clamp}, "
+            f"deterministic={self.deterministic})"
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, ``[B, ..., C, ...]``: a view of the moments."""
+        return self.parameters.narrow(self.dim, 0, self._size)
+
+    @property
+    def logvar(self) -> Tensor:
+        """The log-variance, clamped, in the shape of the mean and the dtype of the moments."""
+        return self._clamped(self.parameters.narrow(self.dim, self._size, self._size))
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation, in the shape of the mean and the dtype of the moments; zero if deterministic."""
+        return torch.zeros_like(self.mean) if self.deterministic else torch.exp(0.5 * self.logvar)
+
+    @property
+    def var(self) -> Tensor:
+        """The variance, in the shape of the mean and the dtype of the moments; zero if deterministic."""
+        return torch.zeros_like(self.mean) if self.deterministic else torch.exp(self.logvar)
+
+    def mode(self) -> Tensor:
+        """The mean, ``[B, ..., C, ...]``: a view of the moments."""
+        return self.mean
+
+    def sample(
+        self, generator: torch.Generator | Sequence[torch.Generator] | None = None, key: Tensor | None = None
+    ) -> Tensor:
+        """A reparameterized sample, differentiable in the moments; every call draws fresh noise.
+
+        The same pass computes the divergence from the unit prior, which :meth:`kl` then gives without another.
+
+        Args:
+            generator: where the noise comes from: one generator, or a list with one for each item, whose noise then
+                depends on its generator alone, not on the batch. On the device of the moments or on the CPU. By
+                default the device's default generator.
+            key: the noise as a function of a uint64 key ``(seed, offset)``, shape ``(2,)``, or ``(B, 2)`` for one key
+                per item. Not together with ``generator``.
+
+        Returns:
+            z, ``[B, ..., C, ...]``, in the dtype of the moments.
+
+        Raises:
+            TypeError: a generator that is none, or a key that is not uint64.
+            ValueError: both ``generator`` and ``key``, a list of another length than B, a generator or a key on the
+                wrong device, a key of another shape.
+        """
+        single, key = self._noise_source(generator, key)
+        if self.deterministic:
+            return self.mean.clone()
+        moments = self.parameters
+        if not calls_operators(moments):
+            return reparameterize(self.mean, self.logvar, generator=single, key=key)
+        packing = {"dim": self.dim, "logvar_min": self._low, "logvar_max": self._high}
+        if key is not None:
+            z, kl = ops.packed_reparameterize_with_kl.default(moments, key, **packing)
+        else:
+            z, kl, _ = ops.packed_reparameterize_with_kl.generator(moments, **packing, generator=single)
+        self._keep(kl)
+        return z
+
+    def kl(self, other: DiagonalGaussian | None = None) -> Tensor:
+        """KL divergence from the unit prior or from ``other``, in nats: one value per item, summed over all events.
+
+        Args:
+            other: the prior; its mean has the shape of this one or broadcasts to it, in the same dtype.
+
+        Returns:
+            ``[B]``, float32 (float64 for float64), differentiable in both moments. Zero if this one is deterministic,
+            else infinite if ``other`` is.
+
+        Raises:
+            TypeError: ``other`` is no DiagonalGaussian, or of another dtype.
+            ValueError: its shape or its device does not fit.
+        """
+        moments = self.parameters
+        if other is not None:
+            if not isinstance(other, DiagonalGaussian):
+                raise TypeError(f"other must be a DiagonalGaussian, got {type(other).__name__}")
+            arguments.check_prior("other", other.mean, self.mean)
+        if self.deterministic or (other is not None and other.deterministic):
+            value = 0.0 if self.deterministic else math.inf
+            return moments.new_full(moments.shape[:1], value, dtype=accumulation_dtype(moments.dtype))
+        if other is None:
+            kept = self._kept()
+            if kept is not None:
+                return kept
+            if calls_operators(moments):
+                return ops.packed_kl_divergence.default(moments, None, *self._packing, *self._packing)
+            return kl_divergence(self.mean, self.logvar, reduction="sample")
+        if calls_operators(moments) and other.mean.shape == self.mean.shape:
+            return ops.packed_kl_divergence.default(moments, other.parameters, *self._packing, *other._packing)
+        return kl_divergence(self.mean, self.logvar, other.mean, other.logvar, reduction="sample")
+
+    def nll(self, sample: Tensor, dims: int | Sequence[int] | None = None) -> Tensor:
+        r"""Negative log-likelihood of a sample, :math:`\tfrac12\sum(\log 2\pi + \lambda + (x-\mu)^2 e^{-\lambda})`.
+
+        Args:
+            sample: broadcastable against the mean.
+            dims: the dimensions to sum over; by default every one but the batch, where diffusers has ``(1, 2, 3)``
+                whatever the rank.
+
+        Returns:
+            Nats, ``[B]`` with the default ``dims``; float32 (float64 if an operand is), differentiable in the sample
+            and in the moments. Zero if deterministic.
+
+        Raises:
+            TypeError: ``sample`` is no floating tensor.
+        """
+        arguments.check_floating("sample", sample)
+        dtype = accumulation_dtype(self.parameters.dtype, sample.dtype)
+        if self.deterministic:
+            elements = sample.new_zeros((), dtype=dtype).expand(torch.broadcast_shapes(sample.shape, self.mean.shape))
+        else:
+            # One chunk, because its backward writes one packed gradient and two narrow views would add up two.
+            mean, logvar = self.parameters.chunk(2, dim=self.dim)
+            logvar = self._clamped(logvar).to(dtype)
+            distance = (sample.to(dtype) - mean.to(dtype)).square() * torch.exp(-logvar)
+            elements = 0.5 * (math.log(2.0 * math.pi) + logvar + distance)
+        if dims is None:
+            dims = range(1, elements.dim())
+        return elements.sum(dim=dims if isinstance(dims, int) else tuple(dims))
+
+    # ---- the two halves --------------------------------------------------------------------------------------------
+
+    @property
+    def _size(self) -> int:
+        return self.parameters.shape[self.dim] // 2
+
+    @property
+    def _packing(self) -> tuple[int, float, float]:
+        return self.dim, self._low, self._high
+
+    @property
+    def _unclamped(self) -> bool:
+        return self._low == -math.inf and self._high == math.inf
+
+    def _clamped(self, logvar: Tensor) -> Tensor:
+        if self._unclamped:
+            return logvar
+        # A bound that the dtype cannot hold is infinite, as in the kernels; torch.clamp refuses it.
+        largest = torch.finfo(logvar.dtype).max
+        low = self._low if self._low >= -largest else -math.inf
+        high = self._high if self._high <= largest else math.inf
+        return logvar.clamp(low, high)
+
+    # ---- the noise -------------------------------------------------------------------------------------------------
+
+    def _noise_source(
+        self, generator: torch.Generator | Sequence[torch.Generator] | None, key: Tensor | None
+    ) -> tuple[torch.Generator | None, Tensor | None]:
+        """A generator on the device of the moments, or a key, or neither."""
+        if generator is None:
+            if key is not None:
+                arguments.check_key_for(key, self.parameters.shape[0], self.parameters.device)
+            return None, key
+        several = [generator] if isinstance(generator, torch.Generator) else generator
+        if not isinstance(several, (list, tuple)):
+            raise TypeError(f"generator must be a torch.Generator or a list of them, got {type(generator).__name__}")
+        batch, device = self.parameters.shape[0], self.parameters.device
+        for one in several:
+            if not isinstance(one, torch.Generator):
+                raise TypeError(f"generator must hold torch.Generators, got {type(one).__name__}")
+            if one.device.type not in ("cpu", device.type):
+                raise ValueError(
+                    f"generator must be on the CPU or on the device of moments, {device}, got {one.device}"
+                )
+        if key is not None:
+            raise ValueError("generator and key are two sources of the same noise: give one of them, got both")
+        if len(several) not in (1, batch):
+            raise ValueError(f"generator must be one or hold one for each of {batch} items, got {len(several)}")
+        if self.deterministic:
+            return None, None
+        if len(several) == 1:
+            (single,) = several
+            if single.device.type == device.type:
+                return single, None
+            return None, draw_key(single.device, single).to(device)
+        keys = [self._key_of_item(one).to(device) for one in several]
+        return None, torch.stack(keys) if keys else torch.empty((0, 2), dtype=torch.uint64, device=device)
+
+    def _key_of_item(self, generator: torch.Generator) -> Tensor:
+        """The key that the kernel would draw for one item alone, taken from the generator in the same way."""
+        if generator.device.type != "cuda":
+            return draw_key(generator.device, generator)
+        lanes = 2 if self.parameters.dtype == torch.float64 else 4
+        normals = self.parameters.numel() // (2 * self.parameters.shape[0])
+        offset = generator.get_offset()
+        generator.set_offset(offset + 4 * ((normals + lanes - 1) // lanes))
+        return torch.tensor([generator.initial_seed(), offset // 4], dtype=torch.uint64)
+
+    # ---- the divergence that a sample brought along ----------------------------------------------------------------
+
+    def _keep(self, kl: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            self._kl_of_sample = kl
+        elif not (kl.is_inference() or self.parameters.is_inference()):  # no part in a backward, no version
+            self._kl_of_sample, self._sampled_version = kl, self.parameters._version
+
+    def _kept(self) -> Tensor | None:
+        """The KL of the last sample, where it is still that of the moments and autograd would record the same."""
+        kl, moments = self._kl_of_sample, self.parameters
+        if kl is None:
+            return None
+        recording = torch.is_grad_enabled() and moments.requires_grad
+        changed = not torch.compiler.is_compiling() and moments._version != self._sampled_version
+        return None if changed or kl.requires_grad != recording else kl

@@ -71,8 +71,8 @@ class FusedELBOLoss(ObjectiveModule):
         recon_loss: str = "mse",
         reduction: str = "batchmean",
         *,
-        target_scale: float = 1.0,
-        target_shift: float = 0.0,
+        target_scale: float = 1,
+        target_shift: float = 0,
     ) -> None:
         super().__init__(beta, recon_loss, reduction)
         arguments.check_number("target_scale", target_scale)

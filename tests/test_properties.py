@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from helpers import eager
 from helpers.strategies import dtypes, keys, operands, shapes
-from helpers.tolerances import LOSS, NORMAL, ROUNDING, UNDERFLOW, accumulation_dtype
+from helpers.tolerances import LOSS, ROUNDING, UNDERFLOW, accumulation_dtype, normal_error
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,13 +39,13 @@ def test_reparameterize(data):
     assert ours.dtype == dtype
     step = 2 * ROUNDING[dtype]
     scale = mu.double().abs() + torch.exp(0.5 * logvar.double())
-    assert_close(ours, reference, step + 2 * NORMAL[accumulation_dtype(dtype)], scale)
+    assert_close(ours, reference, step + 2 * normal_error(accumulation_dtype(dtype)), scale)
     weights = torch.randn(ours.shape).to(dtype)
     total = weights.double().abs() if num_samples is None else weights.double().abs().sum(0)
     for mine, true in zip(gradients(ours, a, weights), gradients(reference, b, weights), strict=True):
         assert mine.dtype == dtype
         scale = total * (1 + torch.exp(0.5 * logvar.double()))
-        assert_close(mine, true, step + 2 * NORMAL[accumulation_dtype(dtype)], scale)
+        assert_close(mine, true, step + 2 * normal_error(accumulation_dtype(dtype)), scale)
 
 
 @given(st.data())

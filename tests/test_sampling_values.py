@@ -9,10 +9,10 @@ from helpers.inputs import SHAPES, key_of, keys_of, latents
 from helpers.tolerances import (
     DTYPES,
     LOSS,
-    NORMAL,
     accumulation_dtype,
     assert_as_good_as_eager,
     assert_rounded_once,
+    normal_error,
 )
 
 import vae_fused as vf
@@ -50,8 +50,8 @@ def test_values_and_gradients(device, dtype, shape, num_samples, per_item):
     assert z.dtype == dtype
     assert z.shape == noise.shape
     sigma = torch.exp(0.5 * logvar.double())
-    normal_error = NORMAL[accumulation_dtype(dtype)]
-    assert_rounded_once(z, mu.double() + sigma * noise, mu.double().abs() + sigma, normal_error)
+    of_normals = normal_error(accumulation_dtype(dtype), device)
+    assert_rounded_once(z, mu.double() + sigma * noise, mu.double().abs() + sigma, of_normals)
 
     leaves, true_leaves = eager.leaves(mu, logvar), eager.leaves(mu, logvar, dtype=F64)
     weights = torch.randn(z.shape, dtype=F64).to(device, dtype)
@@ -61,7 +61,7 @@ def test_values_and_gradients(device, dtype, shape, num_samples, per_item):
     total = weights.double().abs() if num_samples is None else weights.double().abs().sum(0)
     for mine, true, scale in zip(gradients, true_gradients, (total, total * sigma), strict=True):
         assert mine.dtype == dtype
-        assert_rounded_once(mine, true, scale, normal_error)
+        assert_rounded_once(mine, true, scale, of_normals)
 
 
 @pytest.mark.parametrize("per_item", [False, True], ids=["one key", "key per item"])
@@ -89,7 +89,7 @@ def test_with_kl_is_both_in_one(device, dtype, shape, per_item):
     scales = weights.double().abs() + mu.double().abs(), (weights.double().abs() + sigma + 1) * (sigma + 1)
     for mine, true, scale in zip(gradients, true_gradients, scales, strict=True):
         assert mine.dtype == dtype
-        assert_rounded_once(mine, true, scale, NORMAL[accumulation_dtype(dtype)])
+        assert_rounded_once(mine, true, scale, normal_error(accumulation_dtype(dtype), device))
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=str)

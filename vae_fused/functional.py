@@ -259,7 +259,7 @@ def elbo_loss(
     recon_loss: str = "mse",
     reduction: str = "batchmean",
     return_terms: bool = False,
-    target_scale: float = 1,  # no 1.0: with dynamic=True Dynamo would make it an input, find it is none, and start again
+    target_scale: float = 1,  # 1.0 would be made an input under dynamic=True, found to be none, and traced again
     target_shift: float = 0,
 ) -> Tensor | ELBOTerms:
     r"""The negative ELBO, reconstruction + beta * KL, in nats: one pass that also computes the gradients.

@@ -1,12 +1,13 @@
 // Elementary functions for the formulas of this folder, for double and for float on a GPU.
 //
-// A type T takes part when it has fused_multiply_add, square_root, log_of_uniform, sincos_of_turn and exponential; the
-// SIMD vectors of the CPU kernels define theirs in cpu/kernels/simd_math.h from the same polynomials.
+// A type T takes part when it has fused_multiply_add, square_root, minus_two_log_of_uniform, sincos_of_turn and
+// exponential; the SIMD vectors of the CPU kernels define theirs in cpu/kernels/simd_math.h from the same polynomials.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
+#include "core/approximations.h"
 #include "core/macros.h"
 
 namespace vae_fused {
@@ -49,13 +50,6 @@ __device__ __forceinline__ float clamp(float x, float low, float high) {
 __device__ __forceinline__ float minimum(float x, float high) { return x > high ? high : x; }
 __device__ __forceinline__ float round_to_nearest(float x) { return rintf(x); }
 __device__ __forceinline__ float power_of_two(float k) { return __int_as_float((static_cast<int>(k) + 127) << 23); }
-__device__ __forceinline__ float square_root(float x) { return __fsqrt_rn(x); }
-__device__ __forceinline__ void split_exponent(float x, float& mantissa, float& exponent) {
-  const int bits = __float_as_int(x);
-  const int shifted = (bits - kSqrtHalfBits) & static_cast<int>(0xff800000u);
-  mantissa = __int_as_float(bits - shifted);
-  exponent = static_cast<float>(shifted >> 23);
-}
 #endif
 
 // ---- float and float vectors: one polynomial -----------------------------------------------------------------------
@@ -113,7 +107,7 @@ VAE_FUSED_HOST_DEVICE T log_polynomial(T u) {
 
 VAE_FUSED_HOST_DEVICE double square_root(double x) { return ::sqrt(x); }
 
-VAE_FUSED_HOST_DEVICE double log_of_uniform(double u) { return ::log(u); }
+VAE_FUSED_HOST_DEVICE double minus_two_log_of_uniform(double u) { return -2.0 * ::log(u); }
 
 VAE_FUSED_HOST_DEVICE void sincos_of_turn(double angle, double& sine, double& cosine) {
 #if defined(__CUDACC__)
@@ -141,11 +135,21 @@ VAE_FUSED_HOST_DEVICE Exponential<double> exponential(double x) {
 // ---- float on a GPU: the functions ----------------------------------------------------------------------------------
 
 #if defined(__CUDACC__)
-__device__ __forceinline__ float log_of_uniform(float u) { return log_polynomial(u); }
+__device__ __forceinline__ float square_root(float x) { return approximate_sqrt(x); }
+
+// Near 1 the approximation's error, 2^-22 of log2 u, would be larger than the logarithm itself, and its square root is
+// the radius of a normal: the series in t = 1 - u there, which leaves less than 1e-6 of it behind.
+__device__ __forceinline__ float minus_two_log_of_uniform(float u) {
+  constexpr float kMinusTwoLn2 = -1.38629436f, kNearOne = 0.015625f;
+  const float t = 1.0f - u;
+  const float series = t * fmaf(t, fmaf(t, 2.0f / 3.0f, 1.0f), 2.0f);
+  return t < kNearOne ? series : kMinusTwoLn2 * approximate_log2(u);
+}
+
 // The approximations are good to 2^-21.4 on [-pi, pi]: the angle, in (0, 2 pi], is turned by half a turn.
 __device__ __forceinline__ void sincos_of_turn(float angle, float& sine, float& cosine) {
   constexpr float kPiHigh = 3.14159274f, kPiLow = -8.74227766e-8f;
-  const float turned = (angle - kPiHigh) - kPiLow;
+  const float turned = __fadd_rn(angle, -kPiHigh) - kPiLow;  // of the rounded angle: no fused product
   sine = -__sinf(turned);
   cosine = -__cosf(turned);
 }

@@ -30,7 +30,7 @@ struct NormalPair {
 // sqrt(-2 ln u1) * (cos 2 pi u2, sin 2 pi u2); the angle is rounded to T, as PyTorch's generator rounds it.
 template <class T>
 VAE_FUSED_HOST_DEVICE NormalPair<T> box_muller(T u1, T u2) {
-  const T radius = square_root(T(-2.0f) * log_of_uniform(u1));
+  const T radius = square_root(minus_two_log_of_uniform(u1));
   T sine, cosine;
   sincos_of_turn(T(static_cast<scalar_of<T>>(kTwoPi)) * u2, sine, cosine);
   return {radius * cosine, radius * sine};

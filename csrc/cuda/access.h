@@ -1,6 +1,6 @@
 // Groups of consecutive logical elements between memory and registers.
 //
-// VectorAccess: 16 bytes at a time, for operands whose rows lie contiguous and aligned and hold whole groups.
+// VectorAccess: 16 bytes at a time, for aligned operands that lie contiguous, or in rows of whole groups.
 // GenericAccess: any layout, any element type, any count; one element at a time.
 // A kernel is written once for both. The elements of a group beyond its count read as 0, which adds 0 to every sum.
 #pragma once
@@ -73,62 +73,6 @@ __device__ __forceinline__ int64_t divide(int64_t value, int64_t by, int64_t& re
   return quotient;
 }
 
-// 16 bytes, or 8 elements of a byte.
-template <class S, int kCount>
-struct alignas(kCount * sizeof(S)) Pack {
-  S element[kCount];
-};
-
-template <int kSize>
-struct VectorAccess {
-  using Compute = float;
-  static constexpr int kGroup = kSize;
-  static constexpr bool kAligned = true;  // every group begins a Philox block: items are whole groups
-
-  class Cursor {
-   public:
-    __device__ __forceinline__ Cursor(const Extent& extent, int64_t index, int) : row_(0), column_(index) {
-      if (extent.rank == 2) row_ = divide(index, extent.sizes[1], column_);
-      two_ = extent.rank == 2;
-    }
-
-    template <class S>
-    __device__ __forceinline__ void load(const Operand& operand, float (&values)[kSize], int64_t shift = 0) const {
-      constexpr int kCount = sizeof(S) == 1 ? kSize : 16 / sizeof(S);
-      const auto* packs =
-          reinterpret_cast<const Pack<S, kCount>*>(static_cast<const S*>(operand.data) + shift + offset(operand));
-#pragma unroll
-      for (int i = 0; i < kSize / kCount; ++i) {
-        const Pack<S, kCount> pack = packs[i];
-#pragma unroll
-        for (int e = 0; e < kCount; ++e) values[i * kCount + e] = widen(pack.element[e]);
-      }
-    }
-
-    template <class S>
-    __device__ __forceinline__ void store(const Operand& operand, const float (&values)[kSize],
-                                          int64_t shift = 0) const {
-      constexpr int kCount = 16 / sizeof(S);
-      auto* packs = reinterpret_cast<Pack<S, kCount>*>(static_cast<S*>(operand.data) + shift + offset(operand));
-#pragma unroll
-      for (int i = 0; i < kSize / kCount; ++i) {
-        Pack<S, kCount> pack;
-#pragma unroll
-        for (int e = 0; e < kCount; ++e) pack.element[e] = narrow<S>(values[i * kCount + e]);
-        packs[i] = pack;
-      }
-    }
-
-   private:
-    __device__ __forceinline__ int64_t offset(const Operand& operand) const {
-      return two_ ? row_ * operand.strides[0] + column_ : column_;
-    }
-
-    int64_t row_, column_;
-    bool two_;
-  };
-};
-
 // A group is one element, so that neighbouring threads take neighbouring elements; where there is noise it is a Philox
 // block's worth.
 template <class T, int kSize>
@@ -136,6 +80,7 @@ struct GenericAccess {
   using Compute = T;
   static constexpr int kGroup = kSize;
   static constexpr bool kAligned = false;
+  static constexpr bool kClamps = true;
 
   class Cursor {
    public:
@@ -153,7 +98,7 @@ struct GenericAccess {
       Place at = first_;
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) {
-        values[e] = e < count_ ? read_number<T>(operand.data, operand.type, shift + offset(operand, at)) : T(0);
+        values[e] = has(e) ? read_number<T>(operand.data, operand.type, shift + offset(operand, at)) : T(0);
         advance(at);
       }
     }
@@ -163,10 +108,12 @@ struct GenericAccess {
       Place at = first_;
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) {
-        if (e < count_) write_number(operand.data, operand.type, shift + offset(operand, at), values[e]);
+        if (has(e)) write_number(operand.data, operand.type, shift + offset(operand, at), values[e]);
         advance(at);
       }
     }
+
+    __device__ __forceinline__ bool has(int e) const { return e < count_; }
 
    private:
     struct Place {
@@ -218,10 +165,10 @@ struct TypedOperand {
   ElementType type;  // that the kernel is compiled for
 };
 
-// Whether groups of this many elements of all operands that are there lie in whole, aligned vectors.
-inline bool vectorizes(const Extent& extent, int64_t item_numel, int group,
-                       std::initializer_list<TypedOperand> operands) {
-  if (extent.rank < 1 || extent.rank > 2 || item_numel % group != 0) return false;
+// Whether all operands that are there can be moved in aligned vectors of this many elements: contiguous ones of any
+// size, whose ends are moved one element at a time, and rows of whole groups.
+inline bool vectorizes(const Extent& extent, int group, std::initializer_list<TypedOperand> operands) {
+  if (extent.rank < 1 || extent.rank > 2) return false;
   const int last = extent.rank - 1;
   if (last == 1 && extent.sizes[1] % group != 0) return false;
   return std::all_of(operands.begin(), operands.end(), [&](const TypedOperand& typed) {

@@ -7,8 +7,11 @@
 namespace vae_fused {
 namespace {
 
-// Elements that a thread loads before it uses the first: 64 bytes of float32 pairs in flight, 32 of the half types.
-constexpr int kDataGroup = 8;
+// Elements that a thread loads before it uses the first: 64 bytes in flight of one type, 48 of two, and 16 of bytes,
+// which are a vector.
+template <class R, class S>
+constexpr int kDataGroup = sizeof(S) == 1 || sizeof(R) + sizeof(S) <= 4 ? 16 : 8;
+constexpr int kLatentGroup = 8;
 
 // The storage type is known when the kernel is compiled where whole vectors are read, else when it runs.
 template <class Access, class S>
@@ -24,23 +27,25 @@ __device__ __forceinline__ double reconstruction_of_unit(const ElboLossParams& l
   constexpr int kGroup = Access::kGroup;
   const ReconstructionParams& p = launch.data;
   const T weight = unit.exists ? static_cast<T>(weight_of(p.weight, unit.item)) : T(0);
+  const T slope = weight + weight;  // weight times the derivative, 2 root: doubling is exact, so it may come first
   double sum = 0.0;
-  for_each_group<kGroup>(launch.data_work, unit, [&](int at, int count) {
-    const typename Access::Cursor cursor(p.extent, unit.begin + at, count);
+  for_each_group<Access>(p.extent, launch.data_work, unit, [&](const auto& cursor, int) {
     T recon[kGroup], target[kGroup];
     cursor.template load<R>(p.recon, recon);
     cursor.template load<S>(p.target, target);
     if (reads_bytes<Access, S>(p)) {
       const T scale = static_cast<T>(p.target_scale), shift = static_cast<T>(p.target_shift);
 #pragma unroll
-      for (int e = 0; e < kGroup; ++e) target[e] = scale * target[e] + shift;
+      for (int e = 0; e < kGroup; ++e) {
+        if (cursor.has(e)) target[e] = scale * target[e] + shift;  // no byte stays 0, as the reconstruction there
+      }
     }
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
       const auto element = squared_error(recon[e], target[e]);
       const double root = element.root;
       sum += root * root;
-      recon[e] = weight * element.derivative;
+      recon[e] = slope * element.root;
     }
     if (p.grad_recon.data != nullptr) cursor.template store<R>(p.grad_recon, recon);
     if constexpr (!std::is_same_v<S, uint8_t>) {  // bytes have no gradient
@@ -53,12 +58,18 @@ __device__ __forceinline__ double reconstruction_of_unit(const ElboLossParams& l
   return sum;
 }
 
-// Latents are few beside the data, so one kernel for all their types will do.
+// Latents are few beside the data, so one kernel for all their types and layouts will do.
 template <class T>
 __device__ __forceinline__ double latent_of_unit(const ElboLossParams& launch, const Unit& unit) {
   if (!unit.exists) return 0.0;
   const T weight = static_cast<T>(weight_of(launch.latent.weight, unit.item) * weight_of(launch.beta, 0));
-  return kl_divergence_of_unit<GenericAccess<T, 1>, T, false>(launch.latent, launch.latent_work, unit, weight);
+  if constexpr (std::is_same_v<T, float>) {
+    if (launch.latent_vectors) {
+      using Access = VectorAccess<kLatentGroup, true>;
+      return kl_divergence_of_unit<Access, AnyStorage, false, false>(launch.latent, launch.latent_work, unit, weight);
+    }
+  }
+  return kl_divergence_of_unit<GenericAccess<T, 1>, T, false, false>(launch.latent, launch.latent_work, unit, weight);
 }
 
 // What falls to one lane of a team of the given KL of one item, or of all where there is one sum.
@@ -77,8 +88,13 @@ __device__ __forceinline__ void write_results(const ElboLossParams& p, int64_t i
   write_sum(p.kl, p.wide_results, item, latent);
 }
 
+// Blocks that have to fit a multiprocessor together, which bounds the registers: as many as spill nothing.
+template <class S>
+constexpr int kBlocksWithData = sizeof(S) == 1 ? 2 : 3;
+
 template <class Access, class R, class S>
-__global__ void __launch_bounds__(kBlock, 3) elbo_loss_kernel(const __grid_constant__ ElboLossParams p) {
+__global__ void __launch_bounds__(kBlock, kBlocksWithData<S>)
+    elbo_loss_kernel(const __grid_constant__ ElboLossParams p) {
   using T = typename Access::Compute;
   if (p.nothing_if_one && weight_of(p.grad_loss, 0) == 1.0) return;
   const bool sums = p.sums();
@@ -153,17 +169,24 @@ void launch_elbo_loss(const ElboLossParams& params, const LaunchSite& site) {
   ElboLossParams p = params;
   give_rank(p.data.extent);
   give_rank(p.latent.extent);
+  const KLDivergenceParams& latent = p.latent;
+  const ElementType type = latent.mu.type;
+  p.latent_vectors =
+      vectorizes(latent.extent, kLatentGroup,
+                 {{latent.mu, type}, {latent.logvar, type}, {latent.grad_mu, type}, {latent.grad_logvar, type}});
   if (p.data.wide || p.latent.wide) return start<GenericAccess<double, 1>, double, double>(p, site);
   with_storage(p.data.recon.type, [&](auto recon) {
     with_target_storage(p.data.target.type, [&](auto target) {
       using R = typename decltype(recon)::Type;
       using S = typename decltype(target)::Type;
-      if (vectorizes(p.data.extent, p.data_work.item_numel, kDataGroup,
+      constexpr int kGroup = kDataGroup<R, S>;
+      if (vectorizes(p.data.extent, kGroup,
                      {{p.data.recon, kStorage<R>},
                       {p.data.target, kStorage<S>},
                       {p.data.grad_recon, kStorage<R>},
                       {p.data.grad_target, kStorage<S>}})) {
-        start<VectorAccess<kDataGroup>, R, S>(p, site);
+        with_vectors<kGroup>(p.data.extent, /*clamped=*/false,
+                             [&](auto access) { start<decltype(access), R, S>(p, site); });
       } else {
         start<GenericAccess<float, 1>, float, float>(p, site);
       }

@@ -12,6 +12,7 @@ struct ElboLossParams {
   KLDivergenceParams latent;
   Work latent_work;
   bool with_latent;
+  bool latent_vectors;    // the latents lie in whole vectors, whatever the data does
   Weight beta;            // one number
   bool nothing_if_one;    // read grad_loss and leave if it is 1
   Weight grad_loss;       // [] or [B]; scale 1

@@ -12,13 +12,18 @@ struct KLDivergenceLaunch {
   Summation sum;
 };
 
+// Blocks that have to fit a multiprocessor together, which bounds the registers: as many as spill nothing.
+template <class Access, bool kPrior>
+constexpr int kBlocksWithKL = kPrior && Access::kGroup == 8 ? 2 : 3;
+
 template <class Access, class S, bool kPrior>
-__global__ void __launch_bounds__(kBlock, 3) kl_divergence_kernel(const __grid_constant__ KLDivergenceLaunch launch) {
+__global__ void __launch_bounds__(kBlock, kBlocksWithKL<Access, kPrior>)
+    kl_divergence_kernel(const __grid_constant__ KLDivergenceLaunch launch) {
   using T = typename Access::Compute;
   for_each_unit(launch.work, launch.sum, [&](const Unit& unit) {
     if (!unit.exists) return 0.0;
     const T weight = static_cast<T>(weight_of(launch.p.weight, unit.item));
-    return kl_divergence_of_unit<Access, S, kPrior>(launch.p, launch.work, unit, weight);
+    return kl_divergence_of_unit<Access, S, kPrior, true>(launch.p, launch.work, unit, weight);
   });
 }
 
@@ -39,20 +44,21 @@ void launch_kl_divergence(const KLDivergenceParams& params, const Work& work, co
   if (p.wide) return start<GenericAccess<double, 1>, double>(launch, site);
   with_storage(p.mu.type, [&](auto storage) {
     using S = typename decltype(storage)::Type;
-    constexpr int kGroup = 16 / sizeof(S);
+    constexpr int kGroup = Pack<S>::kCount;
     constexpr ElementType type = kStorage<S>;
-    if (vectorizes(p.extent, work.item_numel, kGroup,
+    if (vectorizes(p.extent, kGroup,
                    {{p.mu, type},
                     {p.logvar, type},
                     {p.prior_mu, type},
                     {p.prior_logvar, type},
-                    {p.elements, type},
-                    {p.grad_elements, type},
+                    {p.elements, ElementType::kFloat},
+                    {p.grad_elements, ElementType::kFloat},
                     {p.grad_mu, type},
                     {p.grad_logvar, type},
                     {p.grad_prior_mu, type},
                     {p.grad_prior_logvar, type}})) {
-      start<VectorAccess<kGroup>, S>(launch, site);
+      with_vectors<kGroup>(p.extent, p.clamp.active || p.prior_clamp.active,
+                           [&](auto access) { start<decltype(access), S>(launch, site); });
     } else {
       start<GenericAccess<float, 1>, float>(launch, site);
     }

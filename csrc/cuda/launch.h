@@ -47,7 +47,7 @@ struct Work {
 
   Work() = default;
   Work(int64_t item_count, int64_t numel_of_item) : items(item_count), item_numel(numel_of_item) {
-    constexpr int64_t kSmallItem = 1024, kSmallestPiece = 2048, kLargestPiece = 65536, kManyPieces = 8192;
+    constexpr int64_t kSmallItem = 1024, kSmallestPiece = 4096, kLargestPiece = 65536, kManyPieces = 8192;
     if (items > 1 && item_numel <= kSmallItem) {
       team = 1;
       while (team < kWarp && int64_t{4} * team < item_numel) team *= 2;

@@ -6,23 +6,28 @@
 
 namespace vae_fused {
 
-template <class T, int kGroup>
+// Where Access never clamps it is nothing.
+template <class Access>
 class ClampOfGroup {
+  using T = typename Access::Compute;
+  static constexpr int kGroup = Access::kGroup;
+
  public:
-  // The elements beyond count stay 0, which adds nothing to a sum.
-  __device__ __forceinline__ void apply(const LogvarClamp& clamp, int count, T (&logvar)[kGroup]) {
-    if (!clamp.active) return;
+  // The elements that the group does not have stay 0, which adds nothing to a sum.
+  template <class Cursor>
+  __device__ __forceinline__ void apply(const LogvarClamp& clamp, const Cursor& cursor, T (&logvar)[kGroup]) {
+    if (!Access::kClamps || !clamp.active) return;
     const T low = static_cast<T>(clamp.low), high = static_cast<T>(clamp.high);
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
       if (!clamp_passes(logvar[e], low, high)) beyond_ |= 1u << e;
-      if (e < count) logvar[e] = clamp_number(logvar[e], low, high);
+      if (cursor.has(e)) logvar[e] = clamp_number(logvar[e], low, high);
     }
   }
 
   // Turns the gradients to the clamped logvar into those to logvar.
   __device__ __forceinline__ void end_gradients(T (&gradient)[kGroup]) const {
-    if (beyond_ == 0) return;
+    if (!Access::kClamps || beyond_ == 0) return;
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) gradient[e] = beyond_ >> e & 1 ? T(0) : gradient[e];
   }

@@ -34,15 +34,23 @@ __device__ __forceinline__ void record_key(const KeySource& source) {
   source.used[1] = key.offset;
 }
 
-// Normals first .. first + kGroup - 1 of a key, each block drawn once where first begins one.
+// The noise of one key, with the round keys that all of its blocks share.
+struct NoiseStream {
+  PhiloxKeys keys;
+  uint64_t offset;  // in Philox blocks
+};
+
+__device__ __forceinline__ NoiseStream stream_of(const Key& key) { return {philox_keys(key.seed), key.offset}; }
+
+// Normals first .. first + kGroup - 1 of a stream, each block drawn once where first begins one.
 // kAligned says that it always does.
 template <bool kAligned, class T, int kGroup>
-__device__ __forceinline__ void fill_normals(const Key& key, int64_t first, T (&normals)[kGroup]) {
+__device__ __forceinline__ void fill_normals(const NoiseStream& stream, int64_t first, T (&normals)[kGroup]) {
   constexpr int kLanes = NormalBlock<T>::kLanes;
-  const uint64_t counter = key.offset + static_cast<uint64_t>(first) / kLanes;
+  const uint64_t counter = stream.offset + static_cast<uint64_t>(first) / kLanes;
 #pragma unroll
   for (int b = 0; b < kGroup / kLanes; ++b) {
-    const NormalBlock<T> block = normals_of_block<T>(philox4x32_10(counter + b, key.seed));
+    const NormalBlock<T> block = normals_of_block<T>(philox4x32_10(counter + b, stream.keys));
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) normals[b * kLanes + lane] = block.lane[lane];
   }
@@ -50,7 +58,7 @@ __device__ __forceinline__ void fill_normals(const Key& key, int64_t first, T (&
   const int shift = static_cast<int>(first & (kLanes - 1));
   if (shift == 0) return;
   // The group ends inside a further block. Constant indices alone: a run-time one would put the array in memory.
-  const NormalBlock<T> next = normals_of_block<T>(philox4x32_10(counter + kGroup / kLanes, key.seed));
+  const NormalBlock<T> next = normals_of_block<T>(philox4x32_10(counter + kGroup / kLanes, stream.keys));
 #pragma unroll
   for (int e = 0; e < kGroup; ++e) {
     const auto normal = [&](int i) { return i < kGroup ? normals[i] : next.lane[i - kGroup]; };

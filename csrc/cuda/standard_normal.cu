@@ -19,11 +19,10 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
     standard_normal_kernel(const __grid_constant__ StandardNormalLaunch launch) {
   using T = typename Access::Compute;
   for_each_unit(launch.work, Summation{}, [&](const Unit& unit) {
-    const Key key = key_of(launch.source, unit.item);
-    for_each_group<Access::kGroup>(launch.work, unit, [&](int at, int count) {
+    const NoiseStream noise = stream_of(key_of(launch.source, unit.item));
+    for_each_group<Access>(launch.extent, launch.work, unit, [&](const auto& cursor, int at) {
       T normals[Access::kGroup];
-      fill_normals<Access::kAligned>(key, unit.within + at, normals);
-      const typename Access::Cursor cursor(launch.extent, unit.begin + at, count);
+      fill_normals<Access::kAligned>(noise, unit.within + at, normals);
       cursor.template store<S>(launch.out, normals);
     });
     return 0.0;
@@ -48,9 +47,10 @@ void launch_standard_normal(const StandardNormalParams& p, const Work& work, con
   if (p.type == ElementType::kDouble) return start<GenericAccess<double, 2>, double>(launch, site);
   with_storage(p.type, [&](auto storage) {
     using S = typename decltype(storage)::Type;
-    constexpr int kGroup = 16 / sizeof(S);
-    if (vectorizes(launch.extent, p.item_numel, kGroup, {{launch.out, kStorage<S>}})) {
-      start<VectorAccess<kGroup>, S>(launch, site);
+    constexpr int kGroup = Pack<S>::kCount;
+    const bool noise_aligned = !p.key.per_item || p.item_numel % kGroup == 0;
+    if (noise_aligned && vectorizes(launch.extent, kGroup, {{launch.out, kStorage<S>}})) {
+      start<VectorAccess<kGroup, false>, S>(launch, site);
     } else {
       start<GenericAccess<float, 4>, float>(launch, site);
     }

@@ -1,7 +1,7 @@
 // Units of work, and sums over them in one fixed order.
 #pragma once
 
-#include "cuda/access.h"
+#include "cuda/vector_access.h"
 
 namespace vae_fused {
 
@@ -30,12 +30,29 @@ __device__ __forceinline__ Unit unit_of(const Work& work, int64_t step) {
   return unit;
 }
 
-// body(offset in the unit, count) for the groups of a thread, in order.
-template <int kGroup, class Body>
-__device__ __forceinline__ void for_each_group(const Work& work, const Unit& unit, Body body) {
-  for (int at = unit.lane * kGroup; at < unit.count; at += work.team * kGroup) {
-    const int left = unit.count - at;
-    body(at, left < kGroup ? left : kGroup);
+// body(cursor, offset in the unit) for the groups of a thread, in order.
+template <class Access, class Body>
+__device__ __forceinline__ void for_each_group(const Extent& extent, const Work& work, const Unit& unit, Body body) {
+  constexpr int kGroup = Access::kGroup;
+  if constexpr (!Access::kAligned) {
+    for (int at = unit.lane * kGroup; at < unit.count; at += work.team * kGroup) {
+      const int left = unit.count - at;
+      body(typename Access::Cursor(extent, unit.begin + at, left < kGroup ? left : kGroup), at);
+    }
+  } else {
+    // Vectors begin at multiples of the group in all of the tensor: a unit may begin and end inside of one.
+    const int before = static_cast<int>(unit.begin & (kGroup - 1));
+    const int first = before == 0 ? 0 : kGroup - before;
+    for (int at = first + unit.lane * kGroup; at + kGroup <= unit.count; at += work.team * kGroup) {
+      body(typename Access::Cursor(extent, unit.begin + at, kGroup), at);
+    }
+    const int last = first + (unit.count - first) / kGroup * kGroup;
+#pragma unroll 1
+    for (int end = unit.lane; end < 2; end += work.team) {
+      const int at = end == 0 ? -before : last, left = unit.count - at;
+      if (end == 0 ? before == 0 : left <= 0) continue;
+      body(typename Access::PartialCursor(unit.begin + at, end == 0 ? before : 0, left < kGroup ? left : kGroup), at);
+    }
   }
 }
 

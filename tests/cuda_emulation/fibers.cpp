@@ -12,7 +12,8 @@ EmulatedIndex threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
-int largest_grid = 1 << 30;
+int largest_grid = 1 << 30, launches = 0;
+const char* launcher = "";
 
 namespace {
 

@@ -44,6 +44,7 @@ def compiled() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(library))
     loaded.emulate_generator.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_bool]
     loaded.emulated_offset.restype = ctypes.c_uint64
+    loaded.emulated_launcher.restype = ctypes.c_char_p
     return loaded
 
 

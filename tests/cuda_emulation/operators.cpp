@@ -53,6 +53,10 @@ extern "C" __attribute__((visibility("default"))) void emulate_largest_grid(int 
   emulation::largest_grid = blocks;
 }
 
+extern "C" __attribute__((visibility("default"))) int emulated_launches() { return emulation::launches; }
+
+extern "C" __attribute__((visibility("default"))) const char* emulated_launcher() { return emulation::launcher; }
+
 namespace vae_fused {
 
 LaunchSite launch_site() { return {nullptr, 132}; }

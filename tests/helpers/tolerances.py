@@ -16,8 +16,14 @@ UNDERFLOW = {torch.float16: 2.0**-25, torch.bfloat16: 2.0**-134, torch.float32: 
 ARITHMETIC = {torch.float32: 4e-7, torch.float64: 1e-15}
 # Two implementations of the same normal: log, sqrt, sin and cos of different libraries. Absolute, for |normal| < 7.
 NORMAL = {torch.float32: 2e-6, torch.float64: 1e-14}
+# The approximate sine and cosine of a GPU, wrong by 2^-20.9 at most (docs/numerics.md), times the largest radius.
+NORMAL_OF_GPU = {torch.float32: 4e-6, torch.float64: 1e-14}
 # A sum of positive terms that are right to ARITHMETIC, added in float64 and rounded once.
 LOSS = {torch.float32: 4e-7, torch.float64: 1e-14}
+
+
+def normal_error(dtype: torch.dtype, device: torch.device | str = "cpu") -> float:
+    return (NORMAL_OF_GPU if torch.device(device).type == "cuda" else NORMAL)[dtype]
 
 
 def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:

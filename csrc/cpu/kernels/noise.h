@@ -140,7 +140,7 @@ VAE_FUSED_INLINE const double* fill_normals(uint64_t seed, uint64_t offset, int6
   const int skip = static_cast<int>(first % 2);
   uint64_t counter = offset + static_cast<uint64_t>(first / 2);
   for (int64_t done = 0; done < count + skip; done += 2, ++counter) {
-    const NormalBlock<double> block = normals_of_block<double>(philox4x32_10(counter, seed));
+    const NormalBlock<double> block = normals_of_block<double>(philox4x32_10(counter, philox_keys(seed)));
     buffer[done] = block.lane[0];
     buffer[done + 1] = block.lane[1];
   }

@@ -9,7 +9,7 @@ namespace VAE_FUSED_ISA {
 
 VAE_FUSED_INLINE Exponential<Float> exponential(Float x) { return exponential_polynomial(x); }
 
-VAE_FUSED_INLINE Float log_of_uniform(Float u) { return log_polynomial(u); }
+VAE_FUSED_INLINE Float minus_two_log_of_uniform(Float u) { return Float(-2.0f) * log_polynomial(u); }
 
 // sin and cos of an angle in [0, 2 pi]: the nearest multiple q of pi/2 is taken off in two steps, then minimax
 // polynomials on [-pi/4, pi/4], absolute error 1e-8, and a swap and signs by the two low bits of q.

@@ -42,9 +42,15 @@ const char* last_error();
 // Larger grids are cut to this.
 extern int largest_grid;
 
+// How many launches there were, and the function that made the last one, with its template arguments.
+extern int launches;
+extern const char* launcher;
+
 }  // namespace emulation
 
-#define VAE_FUSED_LAUNCH(kernel, grid, stream, params) emulation::run(grid, kBlock, [&] { kernel(params); })
+#define VAE_FUSED_LAUNCH(kernel, grid, stream, params)     \
+  (emulation::launcher = __PRETTY_FUNCTION__, ++emulation::launches, \
+   emulation::run(grid, kBlock, [&] { kernel(params); }))
 
 inline void __syncthreads() { emulation::wait_for_block(); }
 inline void __threadfence() {}
@@ -73,9 +79,31 @@ inline To emulated_bits(From from) {
 }
 inline int __float_as_int(float value) { return emulated_bits<int>(value); }
 inline float __int_as_float(int bits) { return emulated_bits<float>(bits); }
-inline float __fsqrt_rn(float value) { return sqrtf(value); }
-inline float __sinf(float angle) { return sinf(angle); }
-inline float __cosf(float angle) { return cosf(angle); }
+inline unsigned __float_as_uint(float value) { return emulated_bits<unsigned>(value); }
+inline float __uint_as_float(unsigned bits) { return emulated_bits<float>(bits); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+
+// The approximations have the largest error that CUDA's manuals allow them, upwards or downwards by the argument's bits.
+inline double largest_error(float argument, double exponent) {
+  return (emulated_bits<unsigned>(argument) * 2654435761u >> 31 ? 1.0 : -1.0) * std::exp2(exponent);
+}
+inline float __sinf(float angle) { return static_cast<float>(std::sin(double{angle}) + largest_error(angle, -21.41)); }
+inline float __cosf(float angle) { return static_cast<float>(std::cos(double{angle}) + largest_error(angle, -21.19)); }
+
+#define VAE_FUSED_EMULATED_APPROXIMATIONS
+namespace vae_fused {
+inline float approximate_log2(float x) {
+  const double exact = std::log2(double{x}), error = largest_error(x, -22);
+  return static_cast<float>(x > 0.5f && x < 2.0f ? exact + error : exact * (1.0 + error));
+}
+inline float approximate_exp2(float x) {
+  return static_cast<float>(std::exp2(double{x}) * (1.0 + largest_error(x, -22)));
+}
+inline float approximate_sqrt(float x) {
+  return static_cast<float>(std::sqrt(double{x}) * (1.0 + largest_error(x, -23)));
+}
+}  // namespace vae_fused
+
 inline void sincospi(double turns, double* sine, double* cosine) {
   *sine = static_cast<double>(sinl(3.14159265358979323846264338327950288L * turns));
   *cosine = static_cast<double>(cosl(3.14159265358979323846264338327950288L * turns));

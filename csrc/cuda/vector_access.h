@@ -1,0 +1,115 @@
+// VectorAccess: groups of elements as vectors of 16 bytes, and the ends of contiguous operands one by one.
+#pragma once
+
+#include "cuda/access.h"
+#include "cuda/pack.h"
+
+namespace vae_fused {
+
+// The storage type of an operand whose type is known at run time only.
+struct AnyStorage {};
+
+// kRows: the operands may be rows that lie apart, and logvar may be clamped, as the halves of packed moments are and
+// do; contiguous operands save the arithmetic of both.
+template <int kSize, bool kRows>
+struct VectorAccess {
+  using Compute = float;
+  static constexpr int kGroup = kSize;
+  static constexpr bool kAligned = true;  // every group begins a Philox block
+  static constexpr bool kClamps = kRows;
+
+  // A whole group.
+  class Cursor {
+   public:
+    __device__ __forceinline__ Cursor(const Extent& extent, int64_t index, int) : row_(0), column_(index) {
+      if (kRows && extent.rank == 2) row_ = divide(index, extent.sizes[1], column_);
+    }
+
+    template <class S>
+    __device__ __forceinline__ void load(const Operand& operand, float (&values)[kSize], int64_t shift = 0) const {
+      if constexpr (std::is_same_v<S, AnyStorage>) {
+        switch (operand.type) {
+          case ElementType::kHalf: return load<__half>(operand, values, shift);
+          case ElementType::kBFloat16: return load<__nv_bfloat16>(operand, values, shift);
+          default: return load<float>(operand, values, shift);
+        }
+      } else {
+        const auto* packs =
+            reinterpret_cast<const Pack<S>*>(static_cast<const S*>(operand.data) + shift + offset(operand));
+#pragma unroll
+        for (int i = 0; i < kSize / Pack<S>::kCount; ++i) {
+          const Pack<S> pack = packs[i];
+          unpack(pack, values + i * Pack<S>::kCount);
+        }
+      }
+    }
+
+    template <class S>
+    __device__ __forceinline__ void store(const Operand& operand, const float (&values)[kSize],
+                                          int64_t shift = 0) const {
+      if constexpr (std::is_same_v<S, AnyStorage>) {
+        switch (operand.type) {
+          case ElementType::kHalf: return store<__half>(operand, values, shift);
+          case ElementType::kBFloat16: return store<__nv_bfloat16>(operand, values, shift);
+          default: return store<float>(operand, values, shift);
+        }
+      } else {
+        auto* packs = reinterpret_cast<Pack<S>*>(static_cast<S*>(operand.data) + shift + offset(operand));
+#pragma unroll
+        for (int i = 0; i < kSize / Pack<S>::kCount; ++i) {
+          Pack<S> pack;
+          pack_into(pack, values + i * Pack<S>::kCount);
+          packs[i] = pack;
+        }
+      }
+    }
+
+    __device__ __forceinline__ constexpr bool has(int) const { return true; }
+
+   private:
+    __device__ __forceinline__ int64_t offset(const Operand& operand) const {
+      return kRows ? row_ * operand.strides[0] + column_ : column_;
+    }
+
+    int64_t row_, column_;
+  };
+
+  // Some elements, [low, high), of a group of contiguous operands: where a unit begins or ends inside of it.
+  class PartialCursor {
+   public:
+    __device__ __forceinline__ PartialCursor(int64_t index, int low, int high)
+        : index_(index), low_(low), high_(high) {}
+
+    template <class S>
+    __device__ __forceinline__ void load(const Operand& operand, float (&values)[kSize], int64_t shift = 0) const {
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) {
+        values[e] = has(e) ? read_number<float>(operand.data, operand.type, shift + index_ + e) : 0.0f;
+      }
+    }
+
+    template <class S>
+    __device__ __forceinline__ void store(const Operand& operand, const float (&values)[kSize],
+                                          int64_t shift = 0) const {
+#pragma unroll
+      for (int e = 0; e < kSize; ++e) {
+        if (has(e)) write_number(operand.data, operand.type, shift + index_ + e, values[e]);
+      }
+    }
+
+    __device__ __forceinline__ bool has(int e) const { return e >= low_ && e < high_; }
+
+   private:
+    int64_t index_;  // of the group's first element
+    int low_, high_;
+  };
+};
+
+// body(Access) for the access to vectors of operands of this extent, whose logvar may be clamped.
+template <int kGroup, class Body>
+void with_vectors(const Extent& extent, bool clamped, Body body) {
+  if (extent.rank == 1 && !clamped) return body(VectorAccess<kGroup, false>{});
+  body(VectorAccess<kGroup, true>{});
+}
+
+}  // namespace vae_fused

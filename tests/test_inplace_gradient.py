@@ -158,15 +158,14 @@ def test_the_gradient_lies_where_recon_lay(device, factor):
     torch.testing.assert_close(recon.detach(), factor * 2 * (x.detach() - target) / len(x))
 
 
-def test_nothing_of_its_size_is_allocated():
-    x, target, mu, logvar = operands_of("cpu", torch.float32, (8, 100_000))
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nothing_of_its_size_is_allocated(dtype, factor):
+    x, target, mu, logvar = operands_of("cpu", dtype, (8, 100_000))
 
     def allocated(inplace):
         recon = produced(x)
-        recon.register_hook(lambda gradient: seen.append(gradient.shape))
-        seen = []
-        peak = peak_bytes(lambda: vf.elbo_loss(recon, target, mu, logvar, inplace=inplace))
-        return peak
+        return peak_bytes(lambda: gradients_of(recon, vf.elbo_loss(recon, target, mu, logvar, inplace=inplace), factor))
 
     assert allocated(inplace=False) >= x.nbytes
     assert allocated(inplace=True) < 10_000
@@ -193,6 +192,17 @@ def test_only_the_latents_below_the_operator(device):
     assert torch.equal(results[3], expected[4])
     assert results[4] is None
     assert all(torch.equal(one, other) for one, other in zip(results[:3], expected[:3], strict=True))
+
+
+def test_checkpointing_the_decoder_and_the_loss(device):
+    x, target, mu, logvar = operands_of(device)
+    expected = gradients_of((x, mu, logvar), vf.elbo_loss(x * 2.0, target, mu, logvar))
+
+    def step(x, mu, logvar):
+        return vf.elbo_loss(x * 2.0, target, mu, logvar, inplace=True)
+
+    loss = checkpoint(step, x, mu, logvar, use_reentrant=False)
+    assert all(torch.equal(a, b) for a, b in zip(gradients_of((x, mu, logvar), loss), expected, strict=True))
 
 
 # ---- refused -------------------------------------------------------------------------------------------------------
@@ -328,18 +338,22 @@ def test_two_losses_of_one_recon(device):
         (first + second).backward()
 
 
-# ---- no effect -----------------------------------------------------------------------------------------------------
-
-
-def test_checkpointing_the_decoder_and_the_loss(device):
+def test_checkpointing_the_loss_alone(device):
+    # Recomputed for the sake of what it saved, the loss would read its own gradient as the reconstruction.
     x, target, mu, logvar = operands_of(device)
-    expected = gradients_of((x, mu, logvar), vf.elbo_loss(x * 2.0, target, mu, logvar))
+    kl = vf.reparameterize_with_kl(mu, logvar, key=key_of(1, 2, device))[1]
+    for by_argument in (True, False):  # of the first autograd itself knows, of the second the objective
+        recon = produced(x)
 
-    def step(x, mu, logvar):
-        return vf.elbo_loss(x * 2.0, target, mu, logvar, inplace=True)
+        def loss_of(given, recon=None if by_argument else recon):
+            return vf.elbo_loss(given if recon is None else recon, target, kl=kl, inplace=True)
 
-    loss = checkpoint(step, x, mu, logvar, use_reentrant=False)
-    assert all(torch.equal(a, b) for a, b in zip(gradients_of((x, mu, logvar), loss), expected, strict=True))
+        loss = checkpoint(loss_of, recon if by_argument else kl, use_reentrant=False)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward(retain_graph=True)
+
+
+# ---- no effect -----------------------------------------------------------------------------------------------------
 
 
 def assert_untouched(recon, function):

@@ -77,6 +77,14 @@ TORCH_LIBRARY(vae_fused, m) {
       " *, float target_scale=1.0, float target_shift=0.0)"
       " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu, Tensor grad_logvar)",
       pure);
+  // The same with the gradient of recon in the memory of recon. Where autograd records, the gradients wait for the
+  // backward, whatever output_mask says, and loss is differentiable once.
+  m.def(
+      "elbo_loss_(Tensor(a!) recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta,"
+      " Tensor? beta_tensor, str recon_loss, str reduction, bool[2] output_mask,"
+      " *, float target_scale=1.0, float target_shift=0.0)"
+      " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_mu, Tensor grad_logvar)",
+      pure);
   m.def(
       "elbo_loss_backward(Tensor grad_loss, Tensor recon, Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl,"
       " float beta, Tensor? beta_tensor, str recon_loss, str reduction, bool[5] output_mask,"

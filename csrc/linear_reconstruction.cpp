@@ -263,7 +263,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_backward(
 void scale_gradient_(const Tensor& gradient, const Tensor& factor) {
   check_gradient("factor", factor, {}, gradient.device());
   if (factor.is_cpu() && factor.item<double>() == 1.0) return;
-  gradient.mul_(factor);
+  // As a dimension of one it takes part in type promotion: a factor beyond a half type's range is not rounded to it.
+  gradient.mul_(factor.is_cpu() ? factor : factor.unsqueeze(0));
 }
 
 void register_kernels(torch::Library& m) {

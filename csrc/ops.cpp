@@ -136,6 +136,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradie
                  a.target_scale, a.target_shift);
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_(const ObjectiveArguments& a,
+                                                              std::array<bool, 2> output_mask) {
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
+      const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 2>, double, double)>(
+      "vae_fused::elbo_loss_");
+  return op.call(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction, output_mask,
+                 a.target_scale, a.target_shift);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss,
                                                                       const ObjectiveArguments& a,
                                                                       std::array<bool, 5> output_mask) {

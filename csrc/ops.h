@@ -51,6 +51,8 @@ std::tuple<Tensor, Tensor> packed_kl_divergence_backward(const Tensor& grad, con
 std::tuple<Tensor, Tensor, Tensor> elbo_loss(const ObjectiveArguments& arguments);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(const ObjectiveArguments& arguments,
                                                                                     std::array<bool, 3> output_mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_(const ObjectiveArguments& arguments,
+                                                              std::array<bool, 2> output_mask);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss,
                                                                       const ObjectiveArguments& arguments,
                                                                       std::array<bool, 5> output_mask);

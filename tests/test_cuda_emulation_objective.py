@@ -54,6 +54,12 @@ def objective(
         yield (recon, target, None, None, kl) if given_kl else (recon, target, mu, logvar, None)
 
 
+def copy_in_layout(tensor: Tensor) -> Tensor:
+    """A copy with the same strides and alignment, in memory of its own."""
+    memory = tensor.untyped_storage().clone()
+    return torch.empty(0, dtype=tensor.dtype).set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
 def check_objective(
     arguments: tuple[Any, ...], beta: float, beta_tensor: Tensor | None, reduction: str, **reading: float
 ) -> None:
@@ -92,6 +98,15 @@ def check_objective(
             for index, buffer in zip((0, 2, 3), buffers, strict=True)
         ]
         compare(buffers, wanted)
+    *terms, grad_recon, grad_mu, grad_logvar = emulated(
+        "elbo_loss_with_gradients", *arguments, *rest, (True, not given, not given)
+    )
+    if 0 in arguments[0].stride():
+        return  # an expanded reconstruction cannot be overwritten
+    overwritten = copy_in_layout(arguments[0])
+    results = emulated("elbo_loss_", overwritten, *arguments[1:], *rest, (not given, not given))
+    bits = {"rtol": 0, "atol": 0, "equal_nan": True}
+    torch.testing.assert_close((*results, overwritten), (*terms, grad_mu, grad_logvar, grad_recon), **bits)
 
 
 @pytest.mark.parametrize("reduction", ALL_REDUCTIONS)

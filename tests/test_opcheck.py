@@ -184,6 +184,15 @@ def test_elbo_loss_backward_in_place(device, dtype, layout):
     opcheck(ops.elbo_loss_backward_.default, arguments)
 
 
+@operands_like
+@pytest.mark.parametrize("given_kl", [False, True])
+def test_elbo_loss_in_place(device, dtype, layout, given_kl):
+    recon, *operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
+    recon = torch.empty_like(recon).copy_(recon)  # an expanded one cannot be overwritten
+    mask = [not given_kl, not given_kl]
+    opcheck(ops.elbo_loss_.default, (recon, *operands, 0.5, None, "mse", "sum" if given_kl else "mean", mask))
+
+
 def test_every_operator_is_checked():
     names = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("vae_fused::")}
     assert names == {
@@ -202,6 +211,7 @@ def test_every_operator_is_checked():
         "packed_kl_divergence_backward",
         "elbo_loss",
         "elbo_loss_with_gradients",
+        "elbo_loss_",
         "elbo_loss_backward",
         "elbo_loss_backward_",
         # tests/test_linear_elbo_loss_operators.py

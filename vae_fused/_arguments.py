@@ -164,6 +164,17 @@ def check_target_scale(target: Tensor, scale: float, shift: float) -> None:
         )
 
 
+def check_inplace(inplace: bool, reduction: str) -> None:
+    """Raise unless ``inplace`` is a bool, and leaves a gradient that one number can correct where it is True."""
+    if not isinstance(inplace, bool):
+        raise TypeError(f"inplace must be a bool, got {type(inplace).__name__}")
+    if inplace and reduction == "sample":
+        raise ValueError(
+            "reduction must not be sample with inplace=True: each item has an incoming gradient of its own, "
+            "which is not known before the backward"
+        )
+
+
 def check_kl_source(
     recon: Tensor, mu: Tensor | None, logvar: Tensor | None, kl: Tensor | None, reduction: str, name: str = "recon"
 ) -> None:

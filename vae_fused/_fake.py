@@ -210,6 +210,24 @@ def _elbo_loss_with_gradients(
     return (*terms, *(_like_if(wanted, of) for wanted, of in zip(output_mask, operands, strict=True)))
 
 
+def _elbo_loss_(
+    recon: Tensor,
+    target: Tensor,
+    mu: Tensor | None,
+    logvar: Tensor | None,
+    kl: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    recon_loss: str,
+    reduction: str,
+    output_mask: Sequence[bool],
+    **target_reading: float,
+) -> tuple[Tensor | None, ...]:
+    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, **target_reading)
+    arguments.check_inplace(True, reduction)
+    return (*terms, *(_like_if(wanted, of) for wanted, of in zip(output_mask, (mu, logvar), strict=True)))
+
+
 def _elbo_loss_backward(
     grad_loss: Tensor,
     recon: Tensor,
@@ -317,6 +335,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "packed_kl_divergence_backward": _packed_kl_divergence_backward,
     "elbo_loss": _elbo_loss,
     "elbo_loss_with_gradients": _elbo_loss_with_gradients,
+    "elbo_loss_": _elbo_loss_,
     "elbo_loss_backward": _elbo_loss_backward,
     "elbo_loss_backward_": _elbo_loss_backward_,
     "linear_reconstruction": _linear_reconstruction,

@@ -114,13 +114,15 @@ def elbo_loss(
     return_terms: bool = False,
     target_scale: float = 1.0,
     target_shift: float = 0.0,
+    inplace: bool = False,
 ) -> Tensor | ELBOTerms:
     """See :func:`vae_fused.elbo_loss`.
 
     The terms are two launches here, not one: each is then folded as its own operands are mapped, and beta, which may be
-    mapped too, stays outside the kernels.
+    mapped too, stays outside the kernels. ``inplace`` is only checked.
     """
     arguments.check_elbo_loss(recon, target, mu, logvar, kl, beta, recon_loss, reduction, target_scale, target_shift)
+    arguments.check_inplace(inplace, reduction)
     if target.dtype == torch.uint8:  # formulas need numbers
         target = target.to(accumulation_dtype(recon.dtype)) * target_scale + target_shift
     reconstruction = _averaged(_squared_error(recon, target, reduction == "sample").double(), recon, reduction)

@@ -39,6 +39,19 @@ def calls_operators(tensor: Tensor) -> bool:
     return tensor.device.type in _KERNEL_DEVICES and not inside_transform()
 
 
+def may_overwrite(recon: Tensor, target: Tensor) -> bool:
+    """Whether the gradient of ``recon`` can take its place: there is one, and a kernel runs here and now.
+
+    A trace has no use for it: its own plan of memory decides, and a gradient that is given away once cannot be in it.
+    """
+    if torch.compiler.is_compiling() or not (recon.requires_grad and torch.is_grad_enabled()):
+        return False
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None:
+        return False
+    plain = (Tensor, torch.nn.Parameter)
+    return type(recon) in plain and type(target) in plain and recon.device.type != "meta"
+
+
 def build_info() -> dict[str, Any]:
     """What this installation was built with, and what runs here.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused import reference
-from vae_fused._library import calls_operators, has_kernels, ops
+from vae_fused._library import calls_operators, has_kernels, may_overwrite, ops
 from vae_fused._terms import ELBOTerms
 
 __all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
@@ -217,6 +217,7 @@ def elbo_loss(
     return_terms: Literal[False] = ...,
     target_scale: float = ...,
     target_shift: float = ...,
+    inplace: bool = ...,
 ) -> Tensor: ...
 @overload
 def elbo_loss(
@@ -232,6 +233,7 @@ def elbo_loss(
     return_terms: Literal[True],
     target_scale: float = ...,
     target_shift: float = ...,
+    inplace: bool = ...,
 ) -> ELBOTerms: ...
 @overload
 def elbo_loss(
@@ -247,6 +249,7 @@ def elbo_loss(
     return_terms: bool,
     target_scale: float = ...,
     target_shift: float = ...,
+    inplace: bool = ...,
 ) -> Tensor | ELBOTerms: ...
 def elbo_loss(
     recon: Tensor,
@@ -261,6 +264,7 @@ def elbo_loss(
     return_terms: bool = False,
     target_scale: float = 1,  # 1.0 would be made an input under dynamic=True, found to be none, and traced again
     target_shift: float = 0,
+    inplace: bool = False,
 ) -> Tensor | ELBOTerms:
     r"""The negative ELBO, reconstruction + beta * KL, in nats: one pass that also computes the gradients.
 
@@ -282,6 +286,13 @@ def elbo_loss(
         return_terms: also return the two terms, from the same launch.
         target_scale: of a ``uint8`` target; ``1 / 255`` makes bytes the unit interval.
         target_shift: of a ``uint8`` target; ``-1.0`` with a scale of ``2 / 255`` makes them -1 to 1.
+        inplace: let the gradient of ``recon`` take the place of ``recon``, so that no memory is allocated for it. A
+            permission: after the call the content of ``recon`` is undefined, it is rounded to its own dtype before it
+            is multiplied by the incoming gradient, and the backward runs once. Use it where ``recon`` comes straight
+            from a layer that does not keep its output, such as ``nn.Linear`` or ``nn.Conv2d``; autograd refuses the
+            backward of one that does, such as ``nn.Sigmoid``. It changes nothing where ``recon`` needs no gradient,
+            without grad mode, in ``torch.compile`` and other traces, in the transforms of ``torch.func``, and on
+            devices without kernels.
 
     Returns:
         The loss, float32 (float64 if an operand is float64), differentiable in ``recon``, ``target``, ``mu``,
@@ -290,7 +301,11 @@ def elbo_loss(
     Raises:
         TypeError: an argument of a wrong type or dtype.
         ValueError: shapes or devices that do not fit, an unknown ``recon_loss`` or ``reduction``, both or neither of
-            ``kl`` and the latent pair, ``kl`` with ``reduction="mean"``, a scale or shift for a floating target.
+            ``kl`` and the latent pair, ``kl`` with ``reduction="mean"``, a scale or shift for a floating target;
+            ``inplace`` with ``reduction="sample"``, with a ``recon`` that is a leaf, overlaps itself or shares memory
+            with another operand, or with a ``target`` that requires a gradient.
+        RuntimeError: in the backward, with ``inplace``: a second one, one with ``create_graph=True``, or one of a
+            ``recon`` that was modified in place after the call.
 
     Example:
         >>> x = torch.zeros(2, 3)
@@ -314,6 +329,7 @@ def elbo_loss(
             return_terms=return_terms,
             target_scale=target_scale,
             target_shift=target_shift,
+            inplace=inplace,
         )
     for name, value in (("mu", mu), ("logvar", logvar), ("kl", kl)):
         if value is not None:
@@ -323,6 +339,7 @@ def elbo_loss(
     arguments.check_beta(beta, recon)
     arguments.check_number("target_scale", target_scale)
     arguments.check_number("target_shift", target_shift)
+    arguments.check_inplace(inplace, reduction)
     beta_value, beta_tensor = 1.0, None
     if isinstance(beta, Tensor):
         beta_tensor = beta
@@ -331,17 +348,10 @@ def elbo_loss(
         beta_tensor = torch.ones((), dtype=torch.float64, device=recon.device) * beta
     else:
         beta_value = float(beta)
-    terms = ops.elbo_loss.default(
-        recon,
-        target,
-        mu,
-        logvar,
-        kl,
-        beta_value,
-        beta_tensor,
-        recon_loss,
-        reduction,
-        target_scale=target_scale,
-        target_shift=target_shift,
-    )
+    operands = (recon, target, mu, logvar, kl, beta_value, beta_tensor, recon_loss, reduction)
+    reading = {"target_scale": target_scale, "target_shift": target_shift}
+    if inplace and may_overwrite(recon, target):
+        terms = ops.elbo_loss_.default(*operands, (False, False), **reading)[:3]
+    else:
+        terms = ops.elbo_loss.default(*operands, **reading)
     return ELBOTerms(*terms) if return_terms else terms[0]

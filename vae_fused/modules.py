@@ -53,10 +53,14 @@ class FusedELBOLoss(ObjectiveModule):
         target_scale: a ``uint8`` target is read as ``target_scale * byte + target_shift``; ``1 / 255`` makes bytes
             the unit interval.
         target_shift: see ``target_scale``.
+        inplace: let the gradient of ``recon`` take the place of ``recon``, whose content is undefined after the call;
+            what that asks for is said at :func:`vae_fused.elbo_loss`.
 
     Raises:
-        TypeError: ``beta`` is not a number or a floating tensor, or the scale or the shift is not a number.
-        ValueError: ``beta`` is not a scalar, or ``recon_loss`` or ``reduction`` is unknown.
+        TypeError: ``beta`` is not a number or a floating tensor, the scale or the shift is not a number, or ``inplace``
+            is not a bool.
+        ValueError: ``beta`` is not a scalar, ``recon_loss`` or ``reduction`` is unknown, or ``inplace`` comes with
+            ``reduction="sample"``.
 
     Example:
         >>> criterion = FusedELBOLoss(beta=0.5)
@@ -73,12 +77,15 @@ class FusedELBOLoss(ObjectiveModule):
         *,
         target_scale: float = 1,
         target_shift: float = 0,
+        inplace: bool = False,
     ) -> None:
         super().__init__(beta, recon_loss, reduction)
         arguments.check_number("target_scale", target_scale)
         arguments.check_number("target_shift", target_shift)
+        arguments.check_inplace(inplace, reduction)
         self.target_scale = target_scale
         self.target_shift = target_shift
+        self.inplace = inplace
 
     @overload
     def forward(
@@ -125,6 +132,7 @@ class FusedELBOLoss(ObjectiveModule):
             return_terms=return_terms,
             target_scale=self.target_scale,
             target_shift=self.target_shift,
+            inplace=self.inplace,
         )
 
     def extra_repr(self) -> str:
@@ -132,4 +140,4 @@ class FusedELBOLoss(ObjectiveModule):
         settings = super().extra_repr()
         if (self.target_scale, self.target_shift) != (1.0, 0.0):
             settings += f", target_scale={self.target_scale}, target_shift={self.target_shift}"
-        return settings
+        return f"{settings}, inplace=True" if self.inplace else settings

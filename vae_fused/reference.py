@@ -128,9 +128,11 @@ def elbo_loss(
     return_terms: bool = False,
     target_scale: float = 1.0,
     target_shift: float = 0.0,
+    inplace: bool = False,
 ) -> Tensor | ELBOTerms:
-    """See :func:`vae_fused.elbo_loss`."""
+    """See :func:`vae_fused.elbo_loss`. Nothing is overwritten; ``inplace`` is only checked."""
     arguments.check_elbo_loss(recon, target, mu, logvar, kl, beta, recon_loss, reduction, target_scale, target_shift)
+    arguments.check_inplace(inplace, reduction)
     dtype = accumulation_dtype(recon.dtype, target.dtype)
     data = target.to(dtype) * target_scale + target_shift if target.dtype == torch.uint8 else target.to(dtype)
     reconstruction = _reduce((recon.to(dtype) - data).square(), reduction)

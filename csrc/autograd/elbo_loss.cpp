@@ -1,7 +1,7 @@
 // The objective. Its gradients are computed in the forward, where the data is read anyway, for an incoming gradient of
 // 1; the backward hands the buffers over, corrected on the device if the incoming gradient turns out to be another
 // number.
-#include "autograd/common.h"
+#include "autograd/elbo_loss.h"
 
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/ops/expm1.h>
@@ -73,11 +73,6 @@ bool gradients_in_forward(const ObjectiveArguments& a) {
 }
 
 enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor };
-
-// The two terms of the loss, which are results but no outputs: autograd has nothing to know of them.
-struct DetachedTerms {
-  Tensor reconstruction, kl;
-};
 
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
   // Compiled autograd may trace the backward: it calls operators only.
@@ -166,21 +161,9 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
       }
     }
     if (needs_gradient(ctx, saved, kBetaTensor)) {
-      result[kBetaTensor] = gradient_of_beta(grad_loss, saved, reduction);
+      result[kBetaTensor] = gradient_of_beta(grad_loss, mu, logvar, kl, beta_tensor, reduction);
     }
     return result;
-  }
-
-  // The loss is linear in beta with the KL term as its slope.
-  static Tensor gradient_of_beta(const Tensor& grad_loss, const variable_list& saved, const std::string& reduction) {
-    Tensor kl_term;
-    if (saved[kKL].defined()) {
-      const Tensor kl = saved[kKL].to(accumulation_type({&saved[kKL]}));
-      kl_term = reduction == "sum" ? kl.sum() : reduction == "batchmean" ? kl.mean() : kl;
-    } else {
-      kl_term = ops::kl_divergence(saved[kMu], saved[kLogvar], std::nullopt, std::nullopt, reduction);
-    }
-    return (grad_loss * kl_term).sum().to(saved[kBetaTensor].options());
   }
 };
 

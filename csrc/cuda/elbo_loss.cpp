@@ -8,6 +8,7 @@
 #include "cuda/device.h"
 #include "objective.h"
 #include "operands.h"
+#include "overwritten.h"
 
 namespace vae_fused {
 namespace {
@@ -144,6 +145,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradie
   return {loss, reconstruction, kl_term, grads.recon, grads.mu, grads.logvar};
 }
 
+// The gradient of recon takes its place: the kernel reads a group of elements before it writes their gradients.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_inplace_cuda(
+    const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
+    const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
+    std::string_view reduction, std::array<bool, 2> output_mask, double target_scale, double target_shift) {
+  const c10::DeviceGuard guard(recon.device());
+  const Objective objective(
+      {recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift});
+  check_overwritten(objective);
+  const Gradients grads{recon, Tensor(), like_if(output_mask[0], objective.mu),
+                        like_if(output_mask[1], objective.logvar), Tensor()};
+  const auto [loss, reconstruction, kl_term] = forward(objective, grads);
+  return {loss, reconstruction, kl_term, grads.mu, grads.logvar};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_cuda(
     const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
     const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
@@ -177,6 +193,7 @@ void elbo_loss_backward_inplace_cuda(const Tensor& grad_loss, const Tensor& reco
 TORCH_LIBRARY_IMPL(vae_fused, CUDA, m) {
   m.impl("elbo_loss", &elbo_loss_cuda);
   m.impl("elbo_loss_with_gradients", &elbo_loss_with_gradients_cuda);
+  m.impl("elbo_loss_", &elbo_loss_inplace_cuda);
   m.impl("elbo_loss_backward", &elbo_loss_backward_cuda);
   m.impl("elbo_loss_backward_", &elbo_loss_backward_inplace_cuda);
 }

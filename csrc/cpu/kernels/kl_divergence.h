@@ -20,8 +20,8 @@ VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, Vector logvar, Vector 
 
 // An absent parameter of the prior is 0.
 template <class T, class Lanes>
-VAE_FUSED_INLINE typename VectorOf<T>::Type load_or_zero(const T* tile, int at, Lanes lanes) {
-  return tile != nullptr ? load(tile + at, lanes) : typename VectorOf<T>::Type(0.0f);
+VAE_FUSED_INLINE typename VectorOf<T>::Type load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
+  return tile.present() ? tile(at, lanes) : typename VectorOf<T>::Type(0.0f);
 }
 
 template <class T, bool kPrior>
@@ -29,19 +29,15 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
                                 int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
   const ClampOfTile<T> clamped(p.clamp), prior_clamped(p.prior_clamp);
-  TileBuffer<T> mu_buffer, logvar_buffer, prior_mu_buffer, prior_logvar_buffer, grad_buffer;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
-    const auto read = [&](const Operand& operand, TileBuffer<T>& buffer)
-                          VAE_FUSED_LAMBDA { return read_tile(operand, p.extent, range.begin, range.count, buffer); };
+    const auto input = [&](const Operand& operand)
+                           VAE_FUSED_LAMBDA { return InputTile<T>(operand, p.extent, range.begin, range.count); };
     const auto output = [&](const Operand& operand) VAE_FUSED_LAMBDA {
       return OutputTile<T>(operand, p.extent, range.begin, range.count, p.streamed);
     };
-    const T* mu = read(p.mu, mu_buffer);
-    const T* logvar = read(p.logvar, logvar_buffer);
-    const T* prior_mu = kPrior ? read(p.prior_mu, prior_mu_buffer) : nullptr;
-    const T* prior_logvar = kPrior ? read(p.prior_logvar, prior_logvar_buffer) : nullptr;
-    const T* grad_elements = read(p.grad_elements, grad_buffer);
+    const InputTile<T> mu = input(p.mu), logvar = input(p.logvar), prior_mu = input(p.prior_mu),
+                       prior_logvar = input(p.prior_logvar), grad_elements = input(p.grad_elements);
     OutputTile<T> elements = output(p.elements), grad_mu = output(p.grad_mu), grad_logvar = output(p.grad_logvar),
                   grad_prior_mu = output(p.grad_prior_mu), grad_prior_logvar = output(p.grad_prior_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
@@ -49,11 +45,11 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       typename VectorOf<T>::Sum sum;
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
-        const Vector log_variance = load(logvar + at, lanes), prior = load_or_zero(prior_logvar, at, lanes);
-        const auto element = kl_element<kPrior>(load(mu + at, lanes), clamped(log_variance, lanes),
+        const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes);
+        const auto element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance, lanes),
                                                 load_or_zero(prior_mu, at, lanes), prior_clamped(prior, lanes));
         sum.add(element.value);
-        const Vector weight = grad_elements != nullptr ? load(grad_elements + at, lanes) : item_weight;
+        const Vector weight = grad_elements.present() ? grad_elements(at, lanes) : item_weight;
         if (elements.wanted()) elements.put(at, element.value, lanes);
         if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
         if (grad_logvar.wanted()) {

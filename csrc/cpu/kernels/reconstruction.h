@@ -7,23 +7,22 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// Bytes are always read into the buffer.
 template <class T>
-VAE_FUSED_INLINE void scale_bytes(const ReconstructionParams& p, int count, TileBuffer<T>& target) {
+VAE_FUSED_INLINE void scale_bytes(const ReconstructionParams& p, int count, InputTile<T>& target) {
   const T scale = static_cast<T>(p.target_scale), shift = static_cast<T>(p.target_shift);
-  for (int i = 0; i < count; ++i) target.values[i] = scale * target.values[i] + shift;
+  T* values = target.buffer();
+  for (int i = 0; i < count; ++i) values[i] = scale * values[i] + shift;
 }
 
 template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
-  TileBuffer<T> recon_buffer, target_buffer;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
-    const T* recon = read_tile(p.recon, p.extent, range.begin, range.count, recon_buffer);
-    const T* target = read_tile(p.target, p.extent, range.begin, range.count, target_buffer);
-    if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target_buffer);
+    const InputTile<T> recon(p.recon, p.extent, range.begin, range.count);
+    InputTile<T> target(p.target, p.extent, range.begin, range.count);
+    if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target);
     OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
@@ -31,7 +30,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
       typename VectorOf<T>::Sum sum;
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
-        const auto element = squared_error(Vector(load(recon + at, lanes)), Vector(load(target + at, lanes)));
+        const auto element = squared_error(recon(at, lanes), target(at, lanes));
         sum.add_square(element.root);
         const Vector gradient = weight * element.derivative;
         if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);

@@ -10,8 +10,7 @@ namespace VAE_FUSED_ISA {
 
 inline __attribute__((always_inline)) Operand sample_of(Operand operand, int64_t sample, int64_t sample_stride) {
   if (operand.data == nullptr) return operand;
-  const int64_t size = operand.type == ElementType::kDouble ? 8 : operand.type == ElementType::kFloat ? 4 : 2;
-  operand.data = static_cast<char*>(operand.data) + sample * sample_stride * size;
+  operand.data = static_cast<char*>(operand.data) + sample * sample_stride * size_of(operand.type);
   return operand;
 }
 
@@ -31,13 +30,12 @@ VAE_FUSED_INLINE const T* segment_noise(const Params& p, const Segment& segment,
 template <class T, bool kWithKL>
 static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
-  TileBuffer<T> mu_buffer, logvar_buffer;
   NoiseBuffer<T> noise_buffer;
   const ClampOfTile<T> clamped(p.clamp);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
-    const T* mu = read_tile(p.mu, p.extent, range.begin, range.count, mu_buffer);
-    const T* logvar = read_tile(p.logvar, p.extent, range.begin, range.count, logvar_buffer);
+    const InputTile<T> mu(p.mu, p.extent, range.begin, range.count);
+    const InputTile<T> logvar(p.logvar, p.extent, range.begin, range.count);
     for (int64_t sample = 0; sample < p.num_samples; ++sample) {
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
@@ -47,8 +45,8 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
         typename VectorOf<T>::Sum kl;
         for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           const int at = segment.start + i;
-          const auto mean = load(mu + at, lanes);
-          const auto element = posterior(mean, clamped(load(logvar + at, lanes), lanes));
+          const auto mean = mu(at, lanes);
+          const auto element = posterior(mean, clamped(logvar(at, lanes), lanes));
           out.put(at, mean + element.sigma * load(noise + i, lanes), lanes);
           if constexpr (kWithKL) kl.add(element.unit_kl);
         });
@@ -76,11 +74,11 @@ template <class T>
 static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t tile,
                              const TileRange& range, TileBuffer<T>& grad_sum, TileBuffer<T>& noise_sum,
                              NoiseBuffer<T>& noise_buffer) {
-  TileBuffer<T> grad_buffer;
   for (int i = 0; i < range.count; ++i) grad_sum.values[i] = noise_sum.values[i] = T(0);
   for (int64_t sample = 0; sample < p.num_samples; ++sample) {
     const Operand grad_z = sample_of(p.grad_z, sample, p.sample_stride);
-    const T* grad = read_tile(grad_z, p.extent, range.begin, range.count, grad_buffer);
+    InputTile<T> grad_tile(grad_z, p.extent, range.begin, range.count);
+    const T* grad = grad_tile.plain(grad_z, p.extent, range.begin, range.count);
     const T* of_tile = tile_noise(p, range, sample, noise_buffer);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
@@ -101,20 +99,20 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
                                           int64_t first_tile, int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
   constexpr bool kOne = kGrad == GradSource::kOneSample;
-  TileBuffer<T> mu_buffer, logvar_buffer, grad_buffer, noise_sum;
+  TileBuffer<T> grad_sum, noise_sum;
   NoiseBuffer<T> noise_buffer;
   const ClampOfTile<T> clamped(p.clamp);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
-    const T* logvar = read_tile(p.logvar, p.extent, range.begin, range.count, logvar_buffer);
-    const T* mu = kWithKL ? read_tile(p.mu, p.extent, range.begin, range.count, mu_buffer) : nullptr;
-    const T* grad = grad_buffer.values;
+    const auto input = [&](bool used, const Operand& operand) VAE_FUSED_LAMBDA {
+      return InputTile<T>(used ? operand : Operand{}, p.extent, range.begin, range.count);
+    };
+    const InputTile<T> logvar = input(true, p.logvar), mu = input(kWithKL, p.mu), grad_z = input(kOne, p.grad_z);
     const T* of_tile = nullptr;
     if constexpr (kOne) {
-      grad = read_tile(p.grad_z, p.extent, range.begin, range.count, grad_buffer);
       of_tile = tile_noise(p, range, 0, noise_buffer);
     } else if constexpr (kGrad == GradSource::kManySamples) {
-      sum_over_samples(p, plan, tile, range, grad_buffer, noise_sum, noise_buffer);
+      sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise_buffer);
     }
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
@@ -126,11 +124,16 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
-        if constexpr (kGrad != GradSource::kNone) to_mu = load(grad + at, lanes);
-        if constexpr (kOne) grad_noise = to_mu * load(noise + i, lanes);
-        if constexpr (kGrad == GradSource::kManySamples) grad_noise = load(noise_sum.values + at, lanes);
-        if constexpr (kWithKL) mean = load(mu + at, lanes);
-        const Vector log_variance = load(logvar + at, lanes);
+        if constexpr (kOne) {
+          to_mu = grad_z(at, lanes);
+          grad_noise = to_mu * load(noise + i, lanes);
+        }
+        if constexpr (kGrad == GradSource::kManySamples) {
+          to_mu = load(grad_sum.values + at, lanes);
+          grad_noise = load(noise_sum.values + at, lanes);
+        }
+        if constexpr (kWithKL) mean = mu(at, lanes);
+        const Vector log_variance = logvar(at, lanes);
         const auto element = posterior(mean, clamped(log_variance, lanes));
         Vector to_logvar = grad_noise * element.sigma;
         if constexpr (kWithKL) {

@@ -1,14 +1,14 @@
 // Tiles of operands: consecutive logical elements as a plain array, whatever their layout and type in memory.
 //
-// Where the elements already lie next to each other in the type of the arithmetic, a tile is the memory itself. Else it
-// is a buffer in the L1 cache that is gathered and widened on reading, narrowed and scattered on writing. No layout and
-// no dtype needs a copy of the tensor, and the arithmetic is written once.
+// Where the elements already lie next to each other, a tile is the memory itself, and half types are converted in
+// registers. Else it is a buffer in the L1 cache that is gathered and widened on reading, narrowed and scattered on
+// writing. No layout and no dtype needs a copy of the tensor, and the arithmetic is written once.
 #pragma once
 
 #include <type_traits>
 
 #include "core/compensated_sum.h"
-#include "cpu/kernels/convert.h"
+#include "cpu/kernels/half.h"
 #include "cpu/kernels/simd_math.h"
 #include "cpu/tile_plan.h"
 
@@ -16,9 +16,6 @@
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
-
-template <class T>
-constexpr ElementType kElementType = std::is_same_v<T, float> ? ElementType::kFloat : ElementType::kDouble;
 
 template <class T>
 struct alignas(64) TileBuffer {
@@ -52,17 +49,34 @@ VAE_FUSED_INLINE void for_each_run(const Extent& extent, const int64_t* strides,
   }
 }
 
+VAE_FUSED_INLINE int64_t size_of(ElementType type) {
+  switch (type) {
+    case ElementType::kDouble: return 8;
+    case ElementType::kFloat: return 4;
+    case ElementType::kByte: return 1;
+    default: return 2;
+  }
+}
+
+// Whether the kernels of T can take elements of this type from where they lie.
+template <class T>
+VAE_FUSED_INLINE bool taken_in_place(ElementType type) {
+  if (std::is_same_v<T, double>) return type == ElementType::kDouble;
+  return type == ElementType::kFloat || type == ElementType::kHalf || type == ElementType::kBFloat16;
+}
+
 // The elements in place, or null where they are of another type or do not lie next to each other.
 template <class T>
-VAE_FUSED_INLINE T* in_place(const Operand& operand, const Extent& extent, int64_t begin, int count) {
-  if (operand.type != kElementType<T>) return nullptr;
-  T* data = static_cast<T*>(operand.data);
+VAE_FUSED_INLINE void* in_place(const Operand& operand, const Extent& extent, int64_t begin, int count) {
+  if (!taken_in_place<T>(operand.type)) return nullptr;
+  char* data = static_cast<char*>(operand.data);
+  const int64_t size = size_of(operand.type);
   const int last = extent.rank - 1;
   if (last < 0) return data;
   if (operand.strides[last] != 1) return nullptr;
-  if (last == 0) return data + begin;
+  if (last == 0) return data + begin * size;
   if (begin % extent.sizes[last] + count > extent.sizes[last]) return nullptr;
-  for_each_run(extent, operand.strides, begin, count, [&](int64_t offset, int64_t, int) { data += offset; });
+  for_each_run(extent, operand.strides, begin, count, [&](int64_t offset, int64_t, int) { data += offset * size; });
   return data;
 }
 
@@ -84,15 +98,6 @@ static void scatter(const Operand& operand, const Extent& extent, int64_t begin,
       values += length;
     });
   });
-}
-
-template <class T>
-VAE_FUSED_INLINE const T* read_tile(const Operand& operand, const Extent& extent, int64_t begin, int count,
-                                    TileBuffer<T>& buffer) {
-  if (operand.data == nullptr) return nullptr;
-  if (const T* direct = in_place<T>(operand, extent, begin, count)) return direct;
-  gather(operand, extent, begin, count, buffer.values);
-  return buffer.values;
 }
 
 // ---- vectors over a tile -------------------------------------------------------------------------------------------
@@ -124,6 +129,14 @@ struct Partial {
 
 VAE_FUSED_INLINE Float load(const float* source, Full) { return load(source); }
 VAE_FUSED_INLINE Float load(const float* source, Partial lanes) { return load_partial(source, lanes.count); }
+template <class Stored>
+VAE_FUSED_INLINE Float load(const Stored* source, Full) {
+  return load_widened(source);
+}
+template <class Stored>
+VAE_FUSED_INLINE Float load(const Stored* source, Partial lanes) {
+  return load_widened_partial(source, lanes.count);
+}
 VAE_FUSED_INLINE double load(const double* source, Full) { return *source; }
 VAE_FUSED_INLINE double load(const double* source, Partial) { return *source; }
 
@@ -136,6 +149,52 @@ VAE_FUSED_INLINE void for_each_vector(int count, Body body) {
   if (i < count) body(i, Partial{count - i});
 }
 
+// An input tile: read in place, or out of a buffer.
+template <class T>
+class InputTile {
+ public:
+  VAE_FUSED_HOST_DEVICE InputTile(const Operand& operand, const Extent& extent, int64_t begin, int count) {
+    if (operand.data == nullptr) return;
+    values_ = in_place<T>(operand, extent, begin, count);
+    type_ = operand.type;
+    if (values_ == nullptr) read_into_buffer(operand, extent, begin, count);
+  }
+
+  VAE_FUSED_HOST_DEVICE bool present() const { return values_ != nullptr; }
+
+  // The vector at an index; lanes beyond a partial one are 0.
+  template <class Lanes>
+  VAE_FUSED_HOST_DEVICE typename VectorOf<T>::Type operator()(int index, Lanes lanes) const {
+    if constexpr (std::is_same_v<T, float>) {
+      if (type_ == ElementType::kHalf) return load(static_cast<const Half*>(values_) + index, lanes);
+      if (type_ == ElementType::kBFloat16) return load(static_cast<const BFloat16*>(values_) + index, lanes);
+    }
+    return load(static_cast<const T*>(values_) + index, lanes);
+  }
+
+  // As a plain array: read into the buffer, too, where the elements lie in another type.
+  VAE_FUSED_HOST_DEVICE const T* plain(const Operand& operand, const Extent& extent, int64_t begin, int count) {
+    if (type_ == ElementType::kHalf || type_ == ElementType::kBFloat16) {
+      read_into_buffer(operand, extent, begin, count);
+    }
+    return static_cast<const T*>(values_);
+  }
+
+  // The buffer, which holds the tile where it is of a type that is never taken in place.
+  VAE_FUSED_HOST_DEVICE T* buffer() { return buffer_.values; }
+
+ private:
+  VAE_FUSED_HOST_DEVICE void read_into_buffer(const Operand& operand, const Extent& extent, int64_t begin, int count) {
+    gather(operand, extent, begin, count, buffer_.values);
+    values_ = buffer_.values;
+    type_ = ElementType::kFloat;  // or float64, for whose kernels it is the only one
+  }
+
+  const void* values_ = nullptr;
+  ElementType type_ = ElementType::kFloat;
+  TileBuffer<T> buffer_;
+};
+
 // An output tile: written in place, past the caches where it is streamed, or into a buffer that finish() scatters.
 template <class T>
 class OutputTile {
@@ -146,34 +205,48 @@ class OutputTile {
     if (!wanted_) return;
     values_ = in_place<T>(operand, extent, begin, count);
     buffered_ = values_ == nullptr;
-    if (buffered_) values_ = buffer_.values;
+    if (buffered_) {
+      values_ = buffer_.values;
+    } else {
+      type_ = operand.type;
+    }
     streamed_ = streamed && !buffered_ && reinterpret_cast<uintptr_t>(values_) % 64 == 0;
   }
 
   VAE_FUSED_HOST_DEVICE bool wanted() const { return wanted_; }
 
-  VAE_FUSED_HOST_DEVICE void put(int index, Float value, Full) {
-    if (streamed_) {
-      stream(values_ + index, value);
-    } else {
-      store(values_ + index, value);
-    }
-  }
-  VAE_FUSED_HOST_DEVICE void put(int index, Float value, Partial lanes) {
-    store_partial(values_ + index, value, lanes.count);
+  template <class Lanes>
+  VAE_FUSED_HOST_DEVICE void put(int index, Float value, Lanes lanes) {
+    if (type_ == ElementType::kHalf) return put_in(static_cast<Half*>(values_) + index, value, lanes);
+    if (type_ == ElementType::kBFloat16) return put_in(static_cast<BFloat16*>(values_) + index, value, lanes);
+    put_in(static_cast<float*>(values_) + index, value, lanes);
   }
   template <class Lanes>
   VAE_FUSED_HOST_DEVICE void put(int index, double value, Lanes) {
-    values_[index] = value;
+    static_cast<double*>(values_)[index] = value;
   }
 
   VAE_FUSED_HOST_DEVICE void finish(const Operand& operand, const Extent& extent, int64_t begin, int count) const {
-    if (wanted_ && buffered_) scatter(operand, extent, begin, count, values_);
+    if (wanted_ && buffered_) scatter(operand, extent, begin, count, buffer_.values);
   }
 
  private:
+  template <class Stored>
+  VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, Float value, Full) {
+    if (streamed_) {
+      stream(destination, value);
+    } else {
+      store(destination, value);
+    }
+  }
+  template <class Stored>
+  VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, Float value, Partial lanes) {
+    store_partial(destination, value, lanes.count);
+  }
+
   bool wanted_, buffered_ = false, streamed_ = false;
-  T* values_ = nullptr;
+  ElementType type_ = ElementType::kFloat;
+  void* values_ = nullptr;
   TileBuffer<T> buffer_;
 };
 

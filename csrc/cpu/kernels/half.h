@@ -1,0 +1,112 @@
+// Vectors of 16 half-precision elements, converted in registers between memory and floats.
+#pragma once
+
+#include "cpu/kernels/convert.h"
+
+namespace vae_fused {
+namespace VAE_FUSED_ISA {
+
+#if defined(__AVX512F__)
+
+VAE_FUSED_INLINE Float widen(__m256i bits, const Half*) {
+  Float result;
+  result.part[0] = _mm512_cvtph_ps(bits);
+  return result;
+}
+VAE_FUSED_INLINE Float widen(__m256i bits, const BFloat16*) {
+  Float result;
+  result.part[0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  return result;
+}
+VAE_FUSED_INLINE __m256i narrow(Float value, const Half*) {
+  return _mm512_cvtps_ph(value.part[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// To nearest, ties to even; NaN stays NaN and becomes quiet. The upper half of every float is gathered by one
+// permutation, which is cheaper than a shift and a truncation.
+VAE_FUSED_INLINE __m256i narrow(Float value, const BFloat16*) {
+  const __m512i bits = _mm512_castps_si512(value.part[0]);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __mmask16 nan = _mm512_cmp_ps_mask(value.part[0], value.part[0], _CMP_UNORD_Q);
+  const __m512i half = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fff), odd, _mm512_set1_epi32(0x8000));
+  const __m512i rounded = _mm512_add_epi32(bits, half);
+  const __m512i result = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  const __m512i upper_halves = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,  //
+                                                31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+  return _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper_halves, result));
+}
+
+template <class Stored>
+VAE_FUSED_INLINE Float load_widened(const Stored* source) {
+  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)), source);
+}
+template <class Stored>
+VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
+  return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), source), source);
+}
+template <class Stored>
+VAE_FUSED_INLINE void store(Stored* destination, Float value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(destination), narrow(value, destination));
+}
+template <class Stored>
+VAE_FUSED_INLINE void store_partial(Stored* destination, Float value, int count) {
+  _mm256_mask_storeu_epi16(destination, static_cast<__mmask16>((1u << count) - 1), narrow(value, destination));
+}
+// Past the caches; destination is 32-byte aligned.
+template <class Stored>
+VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(destination), narrow(value, destination));
+}
+
+#else
+
+template <class Stored>
+VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
+  alignas(32) float lanes[kLanes] = {};
+  for (int lane = 0; lane < count; ++lane) lanes[lane] = widen(source[lane]);
+  return load(lanes);
+}
+template <class Stored>
+VAE_FUSED_INLINE Float load_widened(const Stored* source) {
+#if defined(__AVX2__) && defined(__F16C__)
+  Float result;
+  for (int i = 0; i < kParts; ++i) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i * kNativeLanes));
+    if constexpr (__is_same(Stored, Half)) {
+      result.part[i] = _mm256_cvtph_ps(bits);
+    } else {
+      result.part[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+  }
+  return result;
+#else
+  return load_widened_partial(source, kLanes);
+#endif
+}
+template <class Stored>
+VAE_FUSED_INLINE void store_partial(Stored* destination, Float value, int count) {
+  alignas(32) float lanes[kLanes];
+  store(lanes, value);
+  for (int lane = 0; lane < count; ++lane) narrow(lanes[lane], destination + lane);
+}
+template <class Stored>
+VAE_FUSED_INLINE void store(Stored* destination, Float value) {
+#if defined(__AVX2__) && defined(__F16C__)
+  if constexpr (__is_same(Stored, Half)) {
+    for (int i = 0; i < kParts; ++i) {
+      const __m128i bits = _mm256_cvtps_ph(value.part[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(destination + i * kNativeLanes), bits);
+    }
+    return;
+  }
+#endif
+  store_partial(destination, value, kLanes);
+}
+template <class Stored>
+VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
+  store(destination, value);
+}
+
+#endif
+
+}  // namespace VAE_FUSED_ISA
+}  // namespace vae_fused

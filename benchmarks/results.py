@@ -105,6 +105,20 @@ class TrainingStep:
 
 
 @dataclass
+class OutputLayer:
+    """The output layer with the loss, by rival: time of a step, and what it holds beyond inputs and gradients."""
+
+    layer: str
+    times: dict[str, Measurement]
+    peak_bytes: dict[str, int]
+
+    @classmethod
+    def from_json(cls, content: Json) -> OutputLayer:
+        """The step that ``dataclasses.asdict`` wrote."""
+        return cls(content["layer"], _measurements(content["times"]), content["peak_bytes"])
+
+
+@dataclass
 class Run:
     """Everything that one run of the suite measured."""
 
@@ -114,6 +128,7 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     sweep: list[Row] = field(default_factory=list)
     training_steps: list[TrainingStep] = field(default_factory=list)
+    output_layers: list[OutputLayer] = field(default_factory=list)
     overhead: dict[str, Measurement] = field(default_factory=dict)
     import_time: dict[str, Measurement] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -128,6 +143,7 @@ class Run:
             limits=self.limits,
             sweep=[row.as_json() for row in self.sweep],
             training_steps=[asdict(step) for step in self.training_steps],
+            output_layers=[asdict(layer) for layer in self.output_layers],
             overhead={name: asdict(value) for name, value in self.overhead.items()},
             import_time={name: asdict(value) for name, value in self.import_time.items()},
             problems=[*self.problems, *failures([*self.rows, *self.sweep])],
@@ -144,6 +160,7 @@ class Run:
             [Row.from_json(row) for row in content["rows"]],
             [Row.from_json(row) for row in content["sweep"]],
             [TrainingStep.from_json(step) for step in content["training_steps"]],
+            [OutputLayer.from_json(layer) for layer in content["output_layers"]],
             _measurements(content["overhead"]),
             _measurements(content["import_time"]),
             content["problems"],

@@ -10,8 +10,8 @@ from comparison import NO_POOL
 from import_time import MOST_SECONDS_ADDED, import_line
 from machine import machine_line
 from overhead import overhead_line
-from results import Row, Run
-from tables import markdown_table, peak_cell, ratio_cell, seconds, share_cell, time_cell
+from results import OutputLayer, Row, Run
+from tables import markdown_table, peak_cell, ratio_cell, seconds, share_cell, time_cell, time_text
 from targets import limit_outcomes, ratio_outcomes
 
 _RIVALS = ("ours", "eager", "compile")
@@ -165,12 +165,27 @@ def training_steps(run: Run) -> str:
         for name, time in step.times.items():
             alone = step.objective.get({"compile, ours": "ours"}.get(name, name))
             lines.append([
-                step.model, str(step.batch), name, f"{seconds(time.minimum)} ({seconds(time.median)})",
+                step.model, str(step.batch), name, time_text(time),
                 f"{time.minimum / step.times['ours'].minimum:.2f}x ({time.median / step.times['ours'].median:.2f}x)",
                 "-" if alone is None else seconds(alone.minimum),
                 "-" if alone is None else f"{alone.minimum / time.minimum:.2%}",
             ])  # fmt: skip
     return markdown_table(header, lines)
+
+
+def output_layer_table(layers: Sequence[OutputLayer]) -> str:
+    """The last Linear with the loss, fused and not."""
+    lines = []
+    for measured in layers:
+        ours, least = measured.times["ours"], measured.peak_bytes["ours"]
+        for name, time in measured.times.items():
+            peak = measured.peak_bytes[name]
+            lines.append([
+                measured.layer, name, time_text(time),
+                f"{time.minimum / ours.minimum:.2f}x ({time.median / ours.median:.2f}x)",
+                f"{peak / 1e6:.3g}", f"{peak / least:.3g}x",
+            ])  # fmt: skip
+    return markdown_table(["layer", "rival", "step", "of ours", "peak MB", "of ours"], lines)
 
 
 def start_up(run: Run) -> str:
@@ -197,5 +212,6 @@ SECTIONS: dict[str, Callable[[Run], str]] = {
     ),
     "sweep": sweep,
     "training step": training_steps,
+    "output layer": lambda run: output_layer_table(run.output_layers),
     "start-up": start_up,
 }

@@ -21,6 +21,7 @@ from comparison import CPU, compare
 from import_time import MOST_SECONDS_ADDED, measure_import
 from limits import measure_limits
 from machine import machine_facts, machine_line, missing_kernels
+from output_layer import LARGE, SMALL, Layer, measure_output_layer
 from overhead import measure_overhead
 from results import Run, failures, first_line
 from timing import copy_rate, host_sampler
@@ -37,16 +38,18 @@ class Effort:
     cases: Sequence[Case]
     sweep: Sequence[Case]
     models: Sequence[Any]
+    output_layers: Sequence[Layer]
     case_seconds: float
     sweep_seconds: float
     import_rounds: int
 
 
-_WHOLE = Effort(SUITE_CASES, SWEEP_CASES, MODELS, 3.0, 1.5, 9)
+_WHOLE = Effort(SUITE_CASES, SWEEP_CASES, MODELS, (SMALL, LARGE), 3.0, 1.5, 9)
 _DRY = Effort(
     [case for case in SUITE_CASES if case.shapes is MNIST],
     [case for case in SWEEP_CASES if case.shapes.name in _SMALLEST_SWEEP],
     MODELS[:1],
+    (SMALL,),
     0.2,
     0.2,
     1,
@@ -80,6 +83,9 @@ class Suite:
         for model in effort.models:
             self._attempt(model.name, lambda model=model: run.training_steps.append(
                 measure_training_step(model, 3 * effort.case_seconds)))  # fmt: skip
+        for layer in effort.output_layers:
+            self._attempt(f"output layer, {layer}", lambda layer=layer: run.output_layers.append(
+                measure_output_layer(layer, 3 * effort.case_seconds)[0]))  # fmt: skip
         self._sweep()
         self._cases()
         added = run.import_time.get("added")

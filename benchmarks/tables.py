@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from results import Row
+from timing import Measurement
 
 
 def seconds(value: float) -> str:
@@ -18,13 +19,16 @@ def _cell(value: Any, form: Callable[[Any], str], missing: str = "-") -> str:
     return missing if value is None else form(value)
 
 
+def time_text(time: Measurement) -> str:
+    """Minimum and, in brackets, median."""
+    return f"{seconds(time.minimum)} ({seconds(time.median)})"
+
+
 def time_cell(row: Row, rival: str, clock: str) -> str:
     """Minimum and, in brackets, median; "failed" where the rival has no times because it broke."""
     result = row.results.get(rival)
     failed = result is not None and result.failure is not None
-    return _cell(
-        row.time(rival, clock), lambda m: f"{seconds(m.minimum)} ({seconds(m.median)})", "failed" if failed else "-"
-    )
+    return _cell(row.time(rival, clock), time_text, "failed" if failed else "-")
 
 
 def ratio_cell(row: Row, rival: str, clock: str, ours: str = "ours") -> str:

@@ -13,7 +13,7 @@ from cases import IMAGES, MNIST, WIDE, Case, Shapes
 from comparison import NO_POOL
 from regressions import changes, regressions
 from report import filled
-from results import Result, Row, Run, TrainingStep
+from results import OutputLayer, Result, Row, Run, TrainingStep
 from scaling import crossovers, points, thread_gains, verdict
 from sections import half_table, prediction_table
 from targets import limit_outcomes, ratio_outcomes
@@ -146,6 +146,7 @@ def test_a_run_comes_back_from_its_json(tmp_path):
         limits={"cycles_per_second": 4e9},
         sweep=[row(square(4), ours=1.0)],
         training_steps=[TrainingStep("mlp", 128, {"ours": lasting(1.0)}, {"ours": lasting(0.1)})],
+        output_layers=[OutputLayer("8x4 -> 16", {"ours": lasting(1.0)}, {"ours": 100})],
         overhead={"ours": lasting(1.0)},
         import_time={"added": lasting(0.01)},
     )

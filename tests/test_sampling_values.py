@@ -98,7 +98,8 @@ def test_no_further_from_float64_than_eager(device, dtype, sigma):
     mu, _ = latents((16, 3, 17), dtype, device)
     logvar = torch.full_like(mu, 2.0).mul_(torch.tensor(sigma).log().item())
     key = key_of(11, 0, device)
-    noise = noise_for(key, mu.shape, None, dtype)
+    # The same normals for all: how far they are from the exact ones is bounded in test_noise.py.
+    noise = vf.standard_normal(key, mu.shape, dtype=accumulation_dtype(dtype)).double()
     weights = torch.randn(mu.shape).to(device, dtype)
 
     def outputs(function, cast):

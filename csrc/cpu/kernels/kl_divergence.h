@@ -40,10 +40,12 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
                        prior_logvar = input(p.prior_logvar), grad_elements = input(p.grad_elements);
     OutputTile<T> elements = output(p.elements), grad_mu = output(p.grad_mu), grad_logvar = output(p.grad_logvar),
                   grad_prior_mu = output(p.grad_prior_mu), grad_prior_logvar = output(p.grad_prior_logvar);
+    const unsigned types = types_of(mu, logvar, prior_mu, prior_logvar, grad_elements, elements, grad_mu, grad_logvar,
+                                    grad_prior_mu, grad_prior_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
       typename VectorOf<T>::Sum sum;
-      for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes);
         const auto element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance, lanes),

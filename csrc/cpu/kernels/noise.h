@@ -14,10 +14,10 @@ namespace VAE_FUSED_ISA {
 typedef uint64_t NativeWide __attribute__((vector_size(kNativeLanes * 4)));
 constexpr int kWideLanes = kNativeLanes / 2;
 
-// A round waits for the multiplication of the one before: two registers' worth of blocks at a time keep the units busy.
-constexpr int kVectorsPerStep = kParts == 1 ? 2 : 1;
-constexpr int kGroups = kVectorsPerStep * kParts;
-constexpr int kNormalsPerStep = 2 * kLanes * kVectorsPerStep;
+// A round waits for the multiplication of the one before, and a logarithm for its own terms: several vectors of blocks
+// at a time keep the units busy. Where a register holds a whole vector there is room for four of them.
+constexpr int kVectorsPerStep = kParts == 1 ? 4 : 1;
+constexpr int kNormalsPerVector = 2 * kLanes;
 
 VAE_FUSED_INLINE NativeWide multiply_low_halves(NativeWide a, NativeWide b) {
 #if defined(__AVX512F__)
@@ -85,8 +85,10 @@ VAE_FUSED_INLINE void store_interleaved(float* out, const NormalPair<Float>& pai
   std::memcpy(out + kNativeLanes, &high, sizeof(high));
 }
 
-// The kNormalsPerStep normals of the blocks from counter on, in order.
+// The kVectors * kNormalsPerVector normals of the blocks from counter on, in order.
+template <int kVectors>
 VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, float* out) {
+  constexpr int kGroups = kVectors * kParts;
   NativeWide word0[kGroups], word1[kGroups], word2[kGroups], word3[kGroups];
   for (int i = 0; i < kGroups; ++i) {
     // The first round on words 2 = 3 = 0.
@@ -108,7 +110,7 @@ VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, f
       word3[i] = product0;
     }
   }
-  for (int vector = 0; vector < kVectorsPerStep; ++vector) {
+  for (int vector = 0; vector < kVectors; ++vector) {
     Float u1, u2;
     for (int i = 0; i < kParts; ++i) {
       const int group = vector * kParts + i;
@@ -122,15 +124,22 @@ VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, f
 
 // Normals first .. first + count - 1 of a key. They are written into buffer, which has room for count + kNoiseSlack
 // elements, and begin where the returned pointer points.
-constexpr int kNoiseSlack = kNormalsPerStep + 4;
+constexpr int kNoiseSlack = kNormalsPerVector + 4;
 
 VAE_FUSED_INLINE const float* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count,
                                            float* buffer) {
   const RoundKeys keys(seed);
   const int skip = static_cast<int>(first % 4);
   uint64_t counter = offset + static_cast<uint64_t>(first / 4);
-  for (int64_t done = 0; done < count + skip; done += kNormalsPerStep, counter += kNormalsPerStep / 4) {
-    normals_of_step(counter, keys, buffer + done);
+  constexpr int kStep = kVectorsPerStep * kNormalsPerVector;
+  int64_t done = 0;
+  if constexpr (kVectorsPerStep > 1) {
+    for (; done + kStep <= count + skip; done += kStep, counter += kStep / 4) {
+      normals_of_step<kVectorsPerStep>(counter, keys, buffer + done);
+    }
+  }
+  for (; done < count + skip; done += kNormalsPerVector, counter += kNormalsPerVector / 4) {
+    normals_of_step<1>(counter, keys, buffer + done);
   }
   return buffer + skip;
 }

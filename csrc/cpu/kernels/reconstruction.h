@@ -25,10 +25,11 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target);
     OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
+    const unsigned types = types_of(recon, target, grad_recon, grad_target);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector weight(static_cast<T>(weight_of(p.weight, segment.item)));
       typename VectorOf<T>::Sum sum;
-      for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         const auto element = squared_error(recon(at, lanes), target(at, lanes));
         sum.add_square(element.root);

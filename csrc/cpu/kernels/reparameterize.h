@@ -40,10 +40,11 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
       const T* of_tile = tile_noise(p, range, sample, noise_buffer);
+      const unsigned types = types_of(mu, logvar, out);
       for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
         const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
         typename VectorOf<T>::Sum kl;
-        for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           const int at = segment.start + i;
           const auto mean = mu(at, lanes);
           const auto element = posterior(mean, clamped(logvar(at, lanes), lanes));
@@ -116,12 +117,13 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     }
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
+    const unsigned types = types_of(logvar, mu, grad_z, grad_mu, grad_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector half(0.5f);
       const Vector weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
       const T* noise = nullptr;
       if constexpr (kOne) noise = segment_noise(p, segment, 0, of_tile, noise_buffer);
-      for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
         if constexpr (kOne) {

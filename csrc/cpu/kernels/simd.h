@@ -107,12 +107,28 @@ VAE_FUSED_INLINE Float square_root(Float a) {
 
 // Comparisons are false for NaN, so NaN in x passes through both.
 VAE_FUSED_INLINE Float minimum(Float x, Float high) {
-  return map(x, high, [](NativeFloat a, NativeFloat b) { return a > b ? b : a; });
+  return map(x, high, [](NativeFloat a, NativeFloat b) {
+#if defined(__AVX512F__)
+    return NativeFloat(_mm512_min_ps(b, a));
+#elif defined(__AVX2__)
+    return NativeFloat(_mm256_min_ps(b, a));
+#else
+    return a > b ? b : a;
+#endif
+  });
 }
-VAE_FUSED_INLINE Float clamp(Float x, Float low, Float high) {
-  const Float raised = map(x, low, [](NativeFloat a, NativeFloat b) { return a < b ? b : a; });
-  return minimum(raised, high);
+VAE_FUSED_INLINE Float maximum(Float x, Float low) {
+  return map(x, low, [](NativeFloat a, NativeFloat b) {
+#if defined(__AVX512F__)
+    return NativeFloat(_mm512_max_ps(b, a));
+#elif defined(__AVX2__)
+    return NativeFloat(_mm256_max_ps(b, a));
+#else
+    return a < b ? b : a;
+#endif
+  });
 }
+VAE_FUSED_INLINE Float clamp(Float x, Float low, Float high) { return minimum(maximum(x, low), high); }
 
 // Adding 1.5 * 2^23 leaves no bits behind the point: right for |x| < 2^22, in the rounding mode of the processor.
 constexpr float kRoundingShift = 12582912.0f;

@@ -122,10 +122,27 @@ struct VectorOf<double> {
   static constexpr int kCount = 1;
 };
 
+// What a loop hands its body: a whole vector, or the first lanes of one.
 struct Full {};
 struct Partial {
   int count;
 };
+// The same with the type that all tiles of the loop hold, or void where they differ and each has to be asked.
+template <class Type>
+struct FullOf : Full {
+  using Stored = Type;
+};
+template <class Type>
+struct PartialOf : Partial {
+  using Stored = Type;
+};
+
+// The types of tiles as a set of bits; a tile that is absent has none.
+constexpr unsigned type_bit(ElementType type) { return 1u << static_cast<int>(type); }
+template <class... Tiles>
+VAE_FUSED_INLINE unsigned types_of(const Tiles&... tiles) {
+  return (tiles.types() | ...);
+}
 
 VAE_FUSED_INLINE Float load(const float* source, Full) { return load(source); }
 VAE_FUSED_INLINE Float load(const float* source, Partial lanes) { return load_partial(source, lanes.count); }
@@ -140,13 +157,25 @@ VAE_FUSED_INLINE Float load(const Stored* source, Partial lanes) {
 VAE_FUSED_INLINE double load(const double* source, Full) { return *source; }
 VAE_FUSED_INLINE double load(const double* source, Partial) { return *source; }
 
-// body(index, Full or Partial) over count elements.
-template <class T, class Body>
-VAE_FUSED_INLINE void for_each_vector(int count, Body body) {
+template <class T, class Stored, class Body>
+VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
   constexpr int step = VectorOf<T>::kCount;
   int i = 0;
-  for (; i + step <= count; i += step) body(i, Full{});
-  if (i < count) body(i, Partial{count - i});
+  for (; i + step <= count; i += step) body(i, FullOf<Stored>{});
+  if (i < count) body(i, PartialOf<Stored>{{count - i}});
+}
+
+// body(index, lanes) over count elements of tiles of these types. Where they all have one type the loop is compiled for
+// it: a test of the type at every access costs as much as the conversion itself. The narrower instruction sets do
+// without: their conversions cost more than the test, and the compiler takes minutes over the additional loops.
+template <class T, class Body>
+VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Body body) {
+  if constexpr (std::is_same_v<T, float> && kParts == 1) {
+    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, body);
+    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, body);
+    if (types == type_bit(ElementType::kBFloat16)) return for_each_vector_of<T, BFloat16>(count, body);
+  }
+  for_each_vector_of<T, void>(count, body);
 }
 
 // An input tile: read in place, or out of a buffer.
@@ -161,11 +190,14 @@ class InputTile {
   }
 
   VAE_FUSED_HOST_DEVICE bool present() const { return values_ != nullptr; }
+  VAE_FUSED_HOST_DEVICE unsigned types() const { return present() ? type_bit(type_) : 0; }
 
   // The vector at an index; lanes beyond a partial one are 0.
   template <class Lanes>
   VAE_FUSED_HOST_DEVICE typename VectorOf<T>::Type operator()(int index, Lanes lanes) const {
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (!std::is_void_v<typename Lanes::Stored>) {
+      return load(static_cast<const typename Lanes::Stored*>(values_) + index, lanes);
+    } else if constexpr (std::is_same_v<T, float>) {
       if (type_ == ElementType::kHalf) return load(static_cast<const Half*>(values_) + index, lanes);
       if (type_ == ElementType::kBFloat16) return load(static_cast<const BFloat16*>(values_) + index, lanes);
     }
@@ -214,12 +246,17 @@ class OutputTile {
   }
 
   VAE_FUSED_HOST_DEVICE bool wanted() const { return wanted_; }
+  VAE_FUSED_HOST_DEVICE unsigned types() const { return wanted_ ? type_bit(type_) : 0; }
 
   template <class Lanes>
   VAE_FUSED_HOST_DEVICE void put(int index, Float value, Lanes lanes) {
-    if (type_ == ElementType::kHalf) return put_in(static_cast<Half*>(values_) + index, value, lanes);
-    if (type_ == ElementType::kBFloat16) return put_in(static_cast<BFloat16*>(values_) + index, value, lanes);
-    put_in(static_cast<float*>(values_) + index, value, lanes);
+    if constexpr (!std::is_void_v<typename Lanes::Stored>) {
+      put_in(static_cast<typename Lanes::Stored*>(values_) + index, value, lanes);
+    } else {
+      if (type_ == ElementType::kHalf) return put_in(static_cast<Half*>(values_) + index, value, lanes);
+      if (type_ == ElementType::kBFloat16) return put_in(static_cast<BFloat16*>(values_) + index, value, lanes);
+      put_in(static_cast<float*>(values_) + index, value, lanes);
+    }
   }
   template <class Lanes>
   VAE_FUSED_HOST_DEVICE void put(int index, double value, Lanes) {

@@ -15,13 +15,20 @@ from vae_fused.functional import (
 from vae_fused.linear_loss import FusedLinearELBOLoss, linear_elbo_loss
 from vae_fused.models import VAE, VAEOutput, conv_vae, mlp_vae
 from vae_fused.modules import FusedELBOLoss
+from vae_fused.schedules import ConstantSchedule, CyclicalSchedule, LinearSchedule
+from vae_fused.shaping import Capacity, FreeBits, shape_kl
 
 __all__ = [
     "VAE",
+    "Capacity",
+    "ConstantSchedule",
+    "CyclicalSchedule",
     "DiagonalGaussian",
     "ELBOTerms",
+    "FreeBits",
     "FusedELBOLoss",
     "FusedLinearELBOLoss",
+    "LinearSchedule",
     "VAEOutput",
     "__version__",
     "build_info",
@@ -34,5 +41,6 @@ __all__ = [
     "release_cpu_pool",
     "reparameterize",
     "reparameterize_with_kl",
+    "shape_kl",
     "standard_normal",
 ]

@@ -6,6 +6,7 @@ from vae_fused._terms import ELBOTerms
 from vae_fused._version import __version__
 from vae_fused.bounds import importance_weighted_bound, log_weights
 from vae_fused.distributions import DiagonalGaussian
+from vae_fused.evaluation import Evaluation, evaluate
 from vae_fused.functional import (
     elbo_loss,
     kl_divergence,
@@ -29,6 +30,7 @@ __all__ = [
     "CyclicalSchedule",
     "DiagonalGaussian",
     "ELBOTerms",
+    "Evaluation",
     "FreeBits",
     "FusedELBOLoss",
     "FusedLinearELBOLoss",
@@ -39,6 +41,7 @@ __all__ = [
     "build_info",
     "conv_vae",
     "elbo_loss",
+    "evaluate",
     "importance_weighted_bound",
     "kl_divergence",
     "linear_elbo_loss",

@@ -111,11 +111,12 @@ def check_model(model: object) -> None:
             raise TypeError(f"model must have a method {name}, got {type(model).__name__}")
 
 
-def check_sample_count(num_samples: object) -> None:
-    """Raise unless ``num_samples`` is a positive integer."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-        raise TypeError(f"num_samples must be an integer, got {type(num_samples).__name__}")
-    arguments.check_num_samples(num_samples)
+def check_positive(name: str, value: object) -> None:
+    """Raise unless ``value`` is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def log_likelihood(
@@ -160,7 +161,7 @@ def log_likelihood(
     """
     check_model(model)
     arguments.check_batched("x", x)
-    check_sample_count(num_samples)
+    check_positive("num_samples", num_samples)
     arguments.check_chunk(chunk)
     if key is not None:
         arguments.check_key_for(key, x.shape[0], x.device)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
 from vae_fused import functional
+from vae_fused._shaped_loss import shaped_elbo_loss
 from vae_fused._terms import ELBOTerms
-from vae_fused.shaping import KLShaping, as_shapings, shaped_elbo_loss
+from vae_fused.shaping import KLShaping, as_shapings
 
 __all__ = ["FusedELBOLoss"]
 

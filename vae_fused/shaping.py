@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
-from vae_fused import functional
-from vae_fused._terms import ELBOTerms
 
 __all__ = ["Capacity", "FreeBits", "KLShaping", "shape_kl"]
 
@@ -179,19 +176,21 @@ def as_shapings(name: str, value: object) -> tuple[KLShaping, ...]:
     return shapings
 
 
-def _shaped_items(kl: Tensor, shapings: tuple[KLShaping, ...]) -> Tensor:
+def shaped_items(kl: Tensor, shapings: tuple[KLShaping, ...]) -> Tensor:
     """The shaped KL of each item, float64 ``[B]``; a shape over the batch gives all items the same."""
     batch, kl = kl.shape[0], kl.double()
     for shaping in shapings:
         kl = shaping.apply(kl)
-    return _item_sums(kl).expand(batch)
+    return item_sums(kl).expand(batch)
 
 
-def _item_sums(kl: Tensor) -> Tensor:
+def item_sums(kl: Tensor) -> Tensor:
+    """The KL of each item, float64 ``[B]``."""
     return kl.sum(tuple(range(1, kl.dim())), dtype=torch.float64) if kl.dim() > 1 else kl.double()
 
 
-def _reduce(items: Tensor, reduction: str, elements_per_item: int) -> Tensor:
+def reduce_items(items: Tensor, reduction: str, elements_per_item: int) -> Tensor:
+    """Items ``[B]`` in one of the reductions of the loss."""
     if reduction == "sample":
         return items
     if reduction == "sum":
@@ -227,52 +226,5 @@ def shape_kl(kl: Tensor, shaping: KLShaping | Sequence[KLShaping], *, reduction:
     """
     arguments.check_batched("kl", kl)
     arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
-    items = _shaped_items(kl, as_shapings("shaping", shaping))
-    return _reduce(items, reduction, math.prod(kl.shape[1:])).to(arguments.accumulation_dtype(kl.dtype))
-
-
-def shaped_elbo_loss(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    *,
-    kl: Tensor | None,
-    beta: Tensor,
-    shaping: tuple[KLShaping, ...],
-    reduction: str,
-    **options: Any,
-) -> ELBOTerms:
-    """:func:`vae_fused.elbo_loss` with a shaped KL in the loss, and the KL as it is in the terms.
-
-    The shaped KL goes into the fused loss as the KL of each item, so that the reconstruction keeps its one pass with
-    the gradient in the forward.
-    """
-    arguments.check_reconstruction(recon, target)
-    arguments.check_kl_source(recon, mu, logvar, kl, reduction)
-    elements_per_item = 1
-    if kl is None:
-        assert mu is not None and logvar is not None  # established by check_kl_source
-        elements_per_item = math.prod(mu.shape[1:])
-        needs_elements = any(one.needs_elements for one in shaping)
-        kl = functional.kl_divergence(mu, logvar, reduction="none" if needs_elements else "sample")
-        if needs_elements and kl.dim() == 1:
-            kl = kl.unsqueeze(1)  # latents [B]: one dimension each
-    elif any(one.needs_elements for one in shaping):
-        raise ValueError("free bits per dimension or group need mu and logvar: kl holds one number for each item")
-    items = _shaped_items(kl, shaping)
-    dtype = arguments.accumulation_dtype(kl.dtype)
-    unshaped = _reduce(_item_sums(kl.detach()), reduction, elements_per_item)
-    if reduction != "mean":
-        loss, reconstruction, _ = functional.elbo_loss(
-            recon, target, kl=items.to(dtype), beta=beta, reduction=reduction, return_terms=True, **options
-        )
-    else:
-        # A mean over elements is not a mean of items: the fused loss gets no KL to add.
-        nothing = recon.new_zeros(()).expand(recon.shape[0], 1)
-        loss, reconstruction, _ = functional.elbo_loss(
-            recon, target, nothing, nothing, reduction=reduction, return_terms=True, **options
-        )
-        shaped = _reduce(items, reduction, elements_per_item)
-        loss = (loss + beta.to(recon.device) * shaped).to(torch.promote_types(loss.dtype, dtype))
-    return ELBOTerms(loss, reconstruction, unshaped.to(loss.dtype))
+    items = shaped_items(kl, as_shapings("shaping", shaping))
+    return reduce_items(items, reduction, math.prod(kl.shape[1:])).to(arguments.accumulation_dtype(kl.dtype))

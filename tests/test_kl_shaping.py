@@ -247,6 +247,25 @@ def test_compiles_whole(device, reduction, dynamic):
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize(
+    "shaping", [vf.FreeBits(0.4), vf.FreeBits(3.0, per="total"), [vf.FreeBits(0.4), vf.Capacity(2.0)]], ids=repr
+)
+@pytest.mark.parametrize("reduction", ["batchmean", "mean"])
+def test_gradients_of_items_by_transforms(device, shaping, reduction):
+    operands = (*images((4, 7), torch.float64, device), *latents((4, 3), torch.float64, device))
+    criterion = vf.FusedELBOLoss(0.3, reduction=reduction, kl_shaping=shaping)
+
+    def loss_of_item(mu, recon, target, logvar):
+        return criterion(*(t.unsqueeze(0) for t in (recon, target, mu, logvar)))
+
+    recon, target, mu, logvar = operands
+    found = torch.func.vmap(torch.func.grad(loss_of_item))(mu, recon, target, logvar)
+    for item in range(4):
+        leaf = mu[item].clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss_of_item(leaf, recon[item], target[item], logvar[item]), leaf)
+        torch.testing.assert_close(found[item], expected)
+
+
 def test_copies_and_repr():
     criterion = vf.FusedELBOLoss(beta=0.5, kl_shaping=[vf.FreeBits(0.5, per="group"), vf.Capacity(25.0)])
     assert repr(criterion) == (

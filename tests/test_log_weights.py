@@ -263,6 +263,20 @@ def test_compiles_whole(device, estimator, keyed):
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("estimator", ["standard", "dreg"])
+def test_gradients_by_transforms(device, estimator):
+    x, mu, logvar, weight = small_problem(device)
+
+    def bound(mu):
+        weights = vf.log_weights(
+            linear_decoder(weight), x, mu, logvar, num_samples=5, key=key_of(5, 3, device), estimator=estimator
+        )
+        return vf.importance_weighted_bound(weights)
+
+    leaf = mu.clone().requires_grad_()
+    torch.testing.assert_close(torch.func.grad(bound)(mu), torch.autograd.grad(bound(leaf), leaf)[0])
+
+
 def test_a_generator_decides_the_samples(device):
     x, mu, logvar, weight = small_problem(device)
     first, again, other = (

@@ -65,10 +65,10 @@ def test_another_posterior_comes_near_with_many_samples(device):
     model = Shifted(device)
     likelihood = vf.GaussianLikelihood(sigma=math.sqrt(VARIANCE))
     errors = []
-    for count in (1, 10_000):
+    for count in (1, 3_000):
         found = vf.log_likelihood(model, model.x, count, likelihood=likelihood, key=key_of(3, 0, device))
         errors.append((found - model.log_evidence()).abs().max().item())
-    assert errors[1] < 0.02 < 0.1 < errors[0]
+    assert errors[1] < 0.03 < 0.1 < errors[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64], ids=str)

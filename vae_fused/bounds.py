@@ -85,7 +85,8 @@ def log_weights(
             that gives ``[K * B]``.
         estimator: ``"standard"``, the gradient of the weights; or ``"dreg"``, the doubly reparameterized gradient of
             the encoder for ``importance_weighted_bound(..., kind="iwae")`` and for no other kind. Its expectation is
-            the same, and its signal-to-noise ratio grows with K instead of falling. First derivatives only.
+            the same, and its signal-to-noise ratio grows with K instead of falling. First derivatives only;
+            ``torch.compile`` takes it from torch 2.13 on, because it uses a hook.
         generator: as for :func:`vae_fused.reparameterize`.
         key: as for :func:`vae_fused.reparameterize`.
 

@@ -81,9 +81,9 @@ def normals(key: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 
 def draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:
     """A fresh key (seed, 0) from the generator: on a CPU one 64-bit draw, exactly as the CPU kernels take it."""
-    if inside_transform():
-        # vmap knows randint: one value for all or one for each, as its randomness= says. It adds its lower bound to the
-        # 64 bits that it draws, which turns their sign bit over.
+    if inside_transform() or torch.compiler.is_compiling():
+        # vmap and Dynamo know randint; under vmap it is one value for all or one for each, as its randomness= says. It
+        # adds its lower bound to the 64 bits that it draws, which turns their sign bit over.
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=device, generator=generator) ^ -(2**63)
     else:
         seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
 from vae_fused import functional
+from vae_fused._shaped_loss import shaped_elbo_loss
 from vae_fused._terms import ELBOTerms
+from vae_fused.shaping import KLShaping, as_shapings
 
 __all__ = ["FusedELBOLoss"]
 
@@ -55,10 +58,13 @@ class FusedELBOLoss(ObjectiveModule):
         target_shift: see ``target_scale``.
         inplace: let the gradient of ``recon`` take the place of ``recon``, whose content is undefined after the call;
             what that asks for is said at :func:`vae_fused.elbo_loss`.
+        kl_shaping: :class:`vae_fused.FreeBits`, :class:`vae_fused.Capacity`, or a sequence of them from left to right:
+            ``loss`` is then ``reconstruction + beta * shape_kl(kl)``. The terms still report the KL as it is, so that
+            ``loss == reconstruction + beta * kl`` holds no more.
 
     Raises:
-        TypeError: ``beta`` is not a number or a floating tensor, the scale or the shift is not a number, or ``inplace``
-            is not a bool.
+        TypeError: ``beta`` is not a number or a floating tensor, the scale or the shift is not a number, ``inplace`` is
+            not a bool, or ``kl_shaping`` is none.
         ValueError: ``beta`` is not a scalar, ``recon_loss`` or ``reduction`` is unknown, or ``inplace`` comes with
             ``reduction="sample"``.
 
@@ -78,6 +84,7 @@ class FusedELBOLoss(ObjectiveModule):
         target_scale: float = 1,
         target_shift: float = 0,
         inplace: bool = False,
+        kl_shaping: KLShaping | Sequence[KLShaping] | None = None,
     ) -> None:
         super().__init__(beta, recon_loss, reduction)
         arguments.check_number("target_scale", target_scale)
@@ -86,6 +93,7 @@ class FusedELBOLoss(ObjectiveModule):
         self.target_scale = target_scale
         self.target_shift = target_shift
         self.inplace = inplace
+        self.kl_shaping = () if kl_shaping is None else as_shapings("kl_shaping", kl_shaping)
 
     @overload
     def forward(
@@ -120,6 +128,22 @@ class FusedELBOLoss(ObjectiveModule):
         return_terms: bool = False,
     ) -> Tensor | ELBOTerms:
         """The loss of a batch, or with ``return_terms`` its :class:`ELBOTerms`; see :func:`vae_fused.elbo_loss`."""
+        if self.kl_shaping:
+            terms = shaped_elbo_loss(
+                recon,
+                target,
+                mu,
+                logvar,
+                kl=kl,
+                beta=self._beta,
+                shaping=self.kl_shaping,
+                recon_loss=self.recon_loss,
+                reduction=self.reduction,
+                target_scale=self.target_scale,
+                target_shift=self.target_shift,
+                inplace=self.inplace,
+            )
+            return terms if return_terms else terms.loss
         return functional.elbo_loss(
             recon,
             target,
@@ -140,4 +164,6 @@ class FusedELBOLoss(ObjectiveModule):
         settings = super().extra_repr()
         if (self.target_scale, self.target_shift) != (1.0, 0.0):
             settings += f", target_scale={self.target_scale}, target_shift={self.target_shift}"
+        if self.kl_shaping:
+            settings += f", kl_shaping={list(self.kl_shaping)}"
         return f"{settings}, inplace=True" if self.inplace else settings

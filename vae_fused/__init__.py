@@ -1,10 +1,10 @@
 """Fused kernels for variational autoencoders: the reparameterized sample, and reconstruction + KL, in one pass each."""
 
-from vae_fused import reference
+from vae_fused import integrations, reference
 from vae_fused._library import build_info, release_cpu_pool
 from vae_fused._terms import ELBOTerms
 from vae_fused._version import __version__
-from vae_fused.distributions import DiagonalGaussian
+from vae_fused.distributions import DiagonalGaussian, Normal
 from vae_fused.functional import (
     elbo_loss,
     kl_divergence,
@@ -22,11 +22,13 @@ __all__ = [
     "ELBOTerms",
     "FusedELBOLoss",
     "FusedLinearELBOLoss",
+    "Normal",
     "VAEOutput",
     "__version__",
     "build_info",
     "conv_vae",
     "elbo_loss",
+    "integrations",
     "kl_divergence",
     "linear_elbo_loss",
     "mlp_vae",

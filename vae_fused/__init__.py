@@ -15,6 +15,7 @@ from vae_fused.functional import (
 from vae_fused.linear_loss import FusedLinearELBOLoss, linear_elbo_loss
 from vae_fused.models import VAE, VAEOutput, conv_vae, mlp_vae
 from vae_fused.modules import FusedELBOLoss
+from vae_fused.presets import convert_beta
 
 __all__ = [
     "VAE",
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "build_info",
     "conv_vae",
+    "convert_beta",
     "elbo_loss",
     "integrations",
     "kl_divergence",

@@ -9,57 +9,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import eager
 from helpers.inputs import images, latents
+from peer_losses import LOSSES as PEER_LOSSES
 from torch import Tensor
 
 import vae_fused as vf
 from vae_fused.presets import PRESETS, SCALES
 
-
-def kl_summed(mu: Tensor, logvar: Tensor) -> Tensor:
-    return -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).flatten(1).sum(1)
-
-
-def pythae(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, beta: float = 1.0) -> Tensor:
-    """clementchadebec/benchmark_VAE, pythae/models/vae/vae_model.py, reconstruction_loss="mse"; beta_vae_model.py."""
-    squared = F.mse_loss(recon.flatten(1), x.flatten(1), reduction="none")
-    return (0.5 * squared.sum(-1) + beta * kl_summed(mu, logvar)).mean(0)
-
-
-def pytorch_vae(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, beta: float = 0.00025) -> Tensor:
-    """AntixK/PyTorch-VAE, models/vanilla_vae.py; kld_weight of configs/vae.yaml."""
-    return F.mse_loss(recon, x) + beta * torch.mean(kl_summed(mu, logvar), dim=0)
-
-
-def lightning_bolts(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, beta: float = 0.1) -> Tensor:
-    """Lightning-Universe/lightning-bolts, pl_bolts/models/autoencoders/basic_vae/basic_vae_module.py."""
-    q, p = torch.distributions.Normal(mu, torch.exp(logvar / 2)), torch.distributions.Normal(0.0, 1.0)
-    return beta * torch.distributions.kl_divergence(q, p).mean() + F.mse_loss(recon, x, reduction="mean")
-
-
-def disentangling_vae_mse(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, beta: float = 4.0) -> Tensor:
-    """YannDubs/disentangling-vae, disvae/models/losses.py: BetaHLoss with rec_dist="gaussian"."""
-    reconstruction = F.mse_loss(recon * 255, x * 255, reduction="sum") / 255 / len(x)
-    by_dimension = 0.5 * (-1 - logvar + mu.pow(2) + logvar.exp()).mean(dim=0)
-    return reconstruction + beta * by_dimension.sum()
-
-
-def stable_audio_mse(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, beta: float = 1e-4) -> Tensor:
-    """Stability-AI/stable-audio-tools, models/bottleneck.py, training/losses/losses.py, stable_audio_2_0_vae.json."""
-    var = torch.exp(logvar)
-    return F.mse_loss(x, recon, reduction="none").mean() + beta * (mu * mu + var - logvar - 1).sum(1).mean()
-
-
-FORMULAS: dict[tuple[str, str], Callable[..., Tensor]] = {
-    ("pythae", "mse"): pythae,
-    ("pytorch-vae", "mse"): pytorch_vae,
-    ("lightning-bolts", "mse"): lightning_bolts,
-    ("disentangling-vae", "mse"): disentangling_vae_mse,
-    ("stable-audio", "mse"): stable_audio_mse,
-}
-on_formulas = pytest.mark.parametrize(("name", "recon_loss"), FORMULAS, ids=" ".join)
+on_formulas = pytest.mark.parametrize(("name", "recon_loss"), PEER_LOSSES, ids=" ".join)
 shapes = pytest.mark.parametrize(
     ("data", "latent"), [((6, 3, 8, 8), (6, 5)), ((6, 2, 64), (6, 4, 16))], ids=["image", "audio"]
 )
@@ -76,7 +34,7 @@ def test_number_and_gradients_of_the_project(device, name, recon_loss, data, lat
     ours = eager.leaves(*operands_of(data, latent, dtype, device))
     theirs = eager.leaves(*ours, dtype=torch.float64)
     loss = vf.FusedELBOLoss.like(name, recon_loss=recon_loss)(*ours)
-    expected = FORMULAS[name, recon_loss](*theirs)
+    expected = PEER_LOSSES[name, recon_loss](*theirs)
     assert loss.dtype == dtype
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     loss.backward()
@@ -89,7 +47,7 @@ def test_number_and_gradients_of_the_project(device, name, recon_loss, data, lat
 @on_formulas
 def test_beta_is_on_the_scale_of_the_project(device, name, recon_loss):
     operands = operands_of(device=device)
-    expected = FORMULAS[name, recon_loss](*operands, beta=0.7)
+    expected = PEER_LOSSES[name, recon_loss](*operands, beta=0.7)
     criterion = vf.FusedELBOLoss.like(name, recon_loss=recon_loss, beta=0.7)
     assert criterion.beta == 0.7
     torch.testing.assert_close(criterion(*operands), expected)
@@ -99,7 +57,7 @@ def test_beta_is_on_the_scale_of_the_project(device, name, recon_loss):
     loss = criterion(*operands)
     torch.testing.assert_close(loss, expected)
     (gradient,) = torch.autograd.grad(loss, criterion.beta)
-    without = FORMULAS[name, recon_loss](*operands, beta=0.0)
+    without = PEER_LOSSES[name, recon_loss](*operands, beta=0.0)
     torch.testing.assert_close(gradient, (expected - without) / 0.7, rtol=1e-4, atol=0)
 
 
@@ -107,9 +65,9 @@ def test_beta_is_on_the_scale_of_the_project(device, name, recon_loss):
 def test_terms_are_on_the_scale_of_the_project(device, name, recon_loss):
     operands = operands_of((6, 2, 64), (6, 4, 16), torch.float64, device)
     terms = vf.FusedELBOLoss.like(name, recon_loss=recon_loss)(*operands, return_terms=True)
-    reconstruction = FORMULAS[name, recon_loss](*operands, beta=0.0)
+    reconstruction = PEER_LOSSES[name, recon_loss](*operands, beta=0.0)
     torch.testing.assert_close(terms.reconstruction, reconstruction)
-    torch.testing.assert_close(terms.loss, FORMULAS[name, recon_loss](*operands))
+    torch.testing.assert_close(terms.loss, PEER_LOSSES[name, recon_loss](*operands))
     torch.testing.assert_close(terms.loss, terms.reconstruction + PRESETS[name].beta * terms.kl)
 
 
@@ -141,7 +99,9 @@ def test_settings_of_the_module(device):
     recon, _, mu, logvar = operands_of(device=device)
     x = torch.randint(0, 256, recon.shape, dtype=torch.uint8, device=device)
     criterion = vf.FusedELBOLoss.like("pythae", target_scale=1 / 255)
-    torch.testing.assert_close(criterion(recon, x, mu, logvar), pythae(recon, x / 255, mu, logvar))
+    torch.testing.assert_close(
+        criterion(recon, x, mu, logvar), PEER_LOSSES["pythae", "mse"](recon, x / 255, mu, logvar)
+    )
 
 
 def test_empty_event_and_batch(device):

@@ -45,6 +45,8 @@ def _wan() -> tuple[nn.Module, Tensor]:
 
 
 def _audio() -> tuple[nn.Module, Tensor]:
+    if not hasattr(diffusers, "AutoencoderKLKVAEAudio"):
+        pytest.skip("this version of diffusers has no AutoencoderKLKVAEAudio")
     model = diffusers.AutoencoderKLKVAEAudio(
         encoder_dim=4, encoder_rates=[2, 2], latent_dim=16, codebook_dim=4, decoder_dim=16, decoder_rates=[2, 2],
         attn_num_heads=2,

@@ -21,7 +21,7 @@ class TestedRange(NamedTuple):
         return f"{self.distribution}>={first},<{end}"
 
 
-DIFFUSERS = TestedRange("diffusers", (0, 42), (0, 43))
+DIFFUSERS = TestedRange("diffusers", (0, 36), (0, 43))
 PYRO = TestedRange("pyro-ppl", (1, 9), (1, 10))
 
 

@@ -121,15 +121,23 @@ def _normal(peer: str, library: str, classes: tuple[type, type]) -> PeerCase:
     )  # fmt: skip
 
 
+_BUILDERS: list[Callable[[], PeerCase]] = [
+    lambda: _posterior((16, 8, 64, 64), "image"),
+    _autoencoder,
+    lambda: _posterior((2, 32, 5, 30, 45), "video", "the peer sums over C, T and H and leaves W: too small by W = 45"),
+    lambda: _posterior((2, 64, 128, 128), "image, float16", "the peer's sum overflows", torch.float16),
+    lambda: _loss("pythae", "mse", "pythae"),
+    lambda: _loss("pytorch-vae", "mse"),
+    lambda: _loss("lightning-bolts", "mse"),
+    lambda: _loss("disentangling-vae", "mse"),
+    lambda: _loss("stable-audio", "mse"),
+    lambda: _normal("torch.distributions", "torch", (Normal, vf.Normal)),
+    lambda: _normal("pyro", "pyro-ppl", (pyro.distributions.Normal, PyroNormal)),
+]
+
+
 def peer_cases() -> Iterator[PeerCase]:
-    """All comparisons; random inputs of a fixed seed."""
-    torch.manual_seed(0)
-    yield _posterior((16, 8, 64, 64), "image")
-    yield _autoencoder()
-    yield _posterior((2, 32, 5, 30, 45), "video", "the peer sums over C, T and H and leaves W: too small by W = 45")
-    yield _posterior((2, 64, 128, 128), "image, float16", "the peer's sum overflows", torch.float16)
-    yield _loss("pythae", "mse", "pythae")
-    for name in ("pytorch-vae", "lightning-bolts", "disentangling-vae", "stable-audio"):
-        yield _loss(name, "mse")
-    yield _normal("torch.distributions", "torch", (Normal, vf.Normal))
-    yield _normal("pyro", "pyro-ppl", (pyro.distributions.Normal, PyroNormal))
+    """All comparisons, each on random inputs of the same seed."""
+    for build in _BUILDERS:
+        torch.manual_seed(0)
+        yield build()

@@ -17,7 +17,7 @@ from torch import Tensor
 import vae_fused as vf
 from vae_fused.presets import PRESETS, SCALES
 
-on_formulas = pytest.mark.parametrize(("name", "recon_loss"), PEER_LOSSES, ids=" ".join)
+on_formulas = pytest.mark.parametrize(("name", "recon_loss"), PEER_LOSSES)
 shapes = pytest.mark.parametrize(
     ("data", "latent"), [((6, 3, 8, 8), (6, 5)), ((6, 2, 64), (6, 4, 16))], ids=["image", "audio"]
 )

@@ -7,7 +7,7 @@ from helpers.peers import need
 
 need("diffusers", "pythae", "pyro")
 
-import peers
+import peer_table
 from documents import fill
 from peer_cases import peer_cases
 
@@ -22,7 +22,7 @@ def test_values_agree_or_have_a_note():
 
 def test_document_is_filled():
     case = next(iter(peer_cases()))
-    line = peers._line(case, 0.0)
+    line = peer_table._line(case, 0.0)
     assert line[:2] == (case.peer, case.version)
     assert line[3] == line[4]
     assert "diffusers" in fill("<!-- begin: peers -->\n<!-- end: peers -->", {"peers": lambda: " ".join(line)})

@@ -1,6 +1,6 @@
 """The table of peers: their number, ours, and both times.
 
-    python benchmarks/peers.py [--seconds 2] [--write docs/peers.md]
+    python benchmarks/peer_table.py [--seconds 2] [--write docs/peers.md]
 
 needs ``pip install '.[peers]'``. ``--write`` puts the table between the lines ``<!-- begin: peers -->`` and
 ``<!-- end: peers -->`` of a document. Times are those of a step with its backward, the minimum over rounds in which
@@ -79,7 +79,7 @@ def main() -> int:
     try:
         arguments.write.write_text(fill(arguments.write.read_text(), {"peers": lambda: text}))
     except (OSError, ValueError) as error:
-        print(f"peers.py: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"peer_table.py: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 

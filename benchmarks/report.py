@@ -11,16 +11,16 @@ threshold.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
+from functools import partial
 from pathlib import Path
 
+from documents import fill
 from regressions import change_table, changes, regressions
 from results import Run
 from sections import SECTIONS
 
 _THRESHOLD = 1.2
-_MARKED = re.compile(r"(<!-- begin: (?P<name>[^>]+?) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
 
 
 def markdown(run: Run) -> str:
@@ -30,14 +30,7 @@ def markdown(run: Run) -> str:
 
 def filled(document: str, run: Run) -> str:
     """The document with its marked places filled; raises ``ValueError`` for a place that no section fits."""
-    places = [match["name"] for match in _MARKED.finditer(document)]
-    begun = re.findall(r"<!-- begin: ([^>]+?) -->", document)
-    if places != begun:
-        raise ValueError(f"no end for {', '.join(name for name in begun if name not in places)}")
-    unknown = [name for name in places if name not in SECTIONS]
-    if unknown or not places:
-        raise ValueError(f"no section {', '.join(unknown)}" if unknown else "no marked place")
-    return _MARKED.sub(lambda match: f"{match[1]}\n{SECTIONS[match['name']](run)}\n\n{match[3]}", document)
+    return fill(document, {name: partial(section, run) for name, section in SECTIONS.items()})
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Posteriors that live in one tensor, as encoders give them."""
+"""Posteriors as objects: packed in one tensor, as encoders give them, and as ``torch.distributions`` has them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
 from vae_fused._library import calls_operators, ops
+from vae_fused._normal_distribution import Normal
 from vae_fused._packed_moments import check_moments, clamp_bounds
 from vae_fused._philox import draw_key
 from vae_fused.functional import kl_divergence, reparameterize
 
-__all__ = ["DiagonalGaussian"]
+__all__ = ["DiagonalGaussian", "Normal"]
 
 
 class DiagonalGaussian:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,41 @@ class FusedELBOLoss(ObjectiveModule):
         self.inplace = inplace
         self.kl_shaping = () if kl_shaping is None else as_shapings("kl_shaping", kl_shaping)
 
+    @staticmethod
+    def like(
+        name: str, *, beta: float | Tensor | None = None, recon_loss: str | None = None, **settings: Any
+    ) -> FusedELBOLoss:
+        """The loss of another project, to the same number: its reconstruction, its scale, its weight of the KL.
+
+        Args:
+            name: ``"pytorch-examples"``, ``"pythae"``, ``"pytorch-vae"``, ``"latent-diffusion"``,
+                ``"lightning-bolts"``, ``"disentangling-vae"``, ``"sigma-vae"`` or ``"stable-audio"``; docs/scales.md
+                has their formulas.
+            beta: the weight of the KL on the project's own scale; by default the project's.
+            recon_loss: one of the project's reconstruction losses; by default the project's.
+            settings: what else the module takes, except for the reduction: ``inplace``, ``target_scale``.
+
+        Returns:
+            A :class:`FusedELBOLoss` that gives the project's number; ``kl`` instead of ``mu`` and ``logvar`` is an
+            error where the project takes a mean of the KL.
+
+        Raises:
+            TypeError: an argument of a wrong type, or one that the module does not have.
+            ValueError: an unknown name, or a reconstruction loss that the project does not have.
+
+        Example:
+            >>> x = torch.zeros(2, 3)
+            >>> FusedELBOLoss.like("pythae")(x + 1, x, torch.zeros(2, 1), torch.zeros(2, 1))
+            tensor(1.5000)
+        """
+        from vae_fused import presets  # which is built upon this module
+
+        return presets.like(name, beta=beta, recon_loss=recon_loss, **settings)
+
+    def _beta_of(self, recon: Tensor, mu: Tensor | None) -> Tensor:
+        """The weight of the KL that the kernel is given."""
+        return self._beta
+
     @overload
     def forward(
         self,
@@ -135,7 +170,7 @@ class FusedELBOLoss(ObjectiveModule):
                 mu,
                 logvar,
                 kl=kl,
-                beta=self._beta,
+                beta=self._beta_of(recon, mu),
                 shaping=self.kl_shaping,
                 recon_loss=self.recon_loss,
                 reduction=self.reduction,
@@ -150,7 +185,7 @@ class FusedELBOLoss(ObjectiveModule):
             mu,
             logvar,
             kl=kl,
-            beta=self._beta,
+            beta=self._beta_of(recon, mu),
             recon_loss=self.recon_loss,
             reduction=self.reduction,
             return_terms=return_terms,

@@ -11,10 +11,11 @@ import vae_fused as vf
 from cases import Case, make_inputs
 from memory import peak_bytes
 from results import Result, Row, first_line
-from rivals import EAGER, OURS, Step, check_agreement, compiled_step
+from rivals import EAGER, OURS, InPlaceStep, Step, check_agreement, compiled_step
 from timing import PhaseSampler, copy_rate, host_sampler, interleave
 
 NO_POOL = "ours, no pool"
+IN_PLACE = "ours, in place"
 CPU = torch.device("cpu")
 _POOLED_BYTES = 1 << 20  # from this size on a result of ours comes from the pool
 _MOST_ROUNDS = 2000
@@ -23,7 +24,8 @@ _MOST_ROUNDS = 2000
 def rivals_of(case: Case) -> tuple[str, ...]:
     """The rivals that differ in this case: without a tensor large enough for the pool it makes no difference."""
     pooled = (NO_POOL,) if case.largest_tensor_bytes >= _POOLED_BYTES else ()
-    return ("ours", *pooled, "eager", "compile")
+    in_place = (IN_PLACE,) if case.operation == "loss" else ()
+    return ("ours", *pooled, *in_place, "eager", "compile")
 
 
 @dataclass
@@ -61,6 +63,8 @@ class Comparisons:
 
 
 def _sampler(name: str, step: Step) -> PhaseSampler:
+    if isinstance(step, InPlaceStep):
+        return PhaseSampler(step.forward, step.backward, step.release, prepare=step.prepare)
     if name != NO_POOL:
         return PhaseSampler(step.forward, step.backward, step.release)
 
@@ -85,6 +89,7 @@ def compare(case: Case, seconds: float) -> Comparison:
     builders: dict[str, Callable[[], Step]] = {
         "ours": ours,
         NO_POOL: ours,
+        IN_PLACE: lambda: InPlaceStep(case, inputs),
         "eager": lambda: Step(EAGER[case.operation], case, inputs),
         "compile": lambda: compiled_step(case, inputs),
     }
@@ -98,7 +103,8 @@ def compare(case: Case, seconds: float) -> Comparison:
                 raise
             results[name] = Result(failure=first_line(error))
             continue
-        results[name] = Result(peak_bytes=peak_bytes(step, CPU))
+        # In place, the memory of recon would count as the step's own.
+        results[name] = Result(peak_bytes=None if name == IN_PLACE else peak_bytes(step, CPU))
         samplers[name] = _sampler(name, step)
     durations = interleave(samplers, seconds, _MOST_ROUNDS)
     for name, values in durations.items():

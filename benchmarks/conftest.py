@@ -25,6 +25,7 @@ _SECONDS_A_CASE = 3.0
 _LEGEND = (
     "Minimum (median in brackets) of one step; rivals interleaved in one process; ratios above 1: ours is faster.",
     "pool off: ours with its memory pool emptied before and after the step, as with VAE_FUSED_POOL_MIB=0.",
+    "in place: ours with the gradient of the reconstruction in its memory, inplace=True.",
     "of copy: bytes that an ideal pass moves over the minimum of ours, as a share of copying memory in this run.",
     "peak MB: the most that one step holds beyond its inputs, in the order ours / eager / compile.",
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import scaling
 from cases import OPERATIONS
-from comparison import NO_POOL
+from comparison import IN_PLACE, NO_POOL
 from import_time import MOST_SECONDS_ADDED, import_line
 from machine import machine_line
 from overhead import overhead_line
@@ -40,13 +40,13 @@ def comparison_table(rows: Sequence[Row], bytes_per_second: float) -> str:
     lines = [[
         row.case.title,
         row.case.dtype_name,
-        *(time_cell(row, rival, "step") for rival in ("ours", NO_POOL, "eager", "compile")),
+        *(time_cell(row, rival, "step") for rival in ("ours", NO_POOL, IN_PLACE, "eager", "compile")),
         *(ratio_cell(row, rival, "step") for rival in ("eager", "compile")),
         *(ratio_cell(row, rival, "step", NO_POOL) for rival in ("eager", "compile")),
         share_cell(row, bytes_per_second),
         peak_cell(row, _RIVALS),
     ] for row in rows]  # fmt: skip
-    header = ["case", "dtype", "ours", "pool off", "eager", "compile", "eager / ours", "compile / ours",
+    header = ["case", "dtype", "ours", "pool off", "in place", "eager", "compile", "eager / ours", "compile / ours",
               "eager / pool off", "compile / pool off", "of copy", "peak MB"]  # fmt: skip
     return markdown_table(header, lines)
 

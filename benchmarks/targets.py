@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comparison import NO_POOL
+from comparison import IN_PLACE, NO_POOL
 from overhead import MOST_TIMES_NATIVE
 from results import Row, Run
 
@@ -33,6 +33,8 @@ RATIO_TARGETS = (
     RatioTarget(f"{_IMAGES}, pool off", "loss-images-float32", "compile", 3.0, NO_POOL),
     RatioTarget(f"{_IMAGES}, pool", "loss-images-float32", "eager", 10.0),
     RatioTarget(f"{_IMAGES}, pool", "loss-images-float32", "compile", 7.0),
+    RatioTarget(f"{_IMAGES}, in place", "loss-images-float32", "eager", 12.0, IN_PLACE),
+    RatioTarget(f"{_IMAGES}, in place", "loss-images-float32", "compile", 8.0, IN_PLACE),
     RatioTarget("whole objective, 128x20 and 128x784", "objective-mnist-float32", "eager", 3.5),
     RatioTarget("whole objective, 128x20 and 128x784", "objective-mnist-float32", "compile", 4.0),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import IMAGES, MNIST, WIDE, Case, Shapes
-from comparison import NO_POOL
+from comparison import IN_PLACE, NO_POOL
 from regressions import changes, regressions
 from report import filled
 from results import OutputLayer, Result, Row, Run, TrainingStep
@@ -28,8 +28,8 @@ def lasting(seconds: float) -> Measurement:
 
 
 def row(case: Case, threads: int = 2, **seconds: float) -> Row:
-    """Rivals by name; ``no_pool`` stands for ours without the pool."""
-    names = {"no_pool": NO_POOL}
+    """Rivals by name; ``no_pool`` and ``in_place`` stand for ours without the pool and in place."""
+    names = {"no_pool": NO_POOL, "in_place": IN_PLACE}
     return Row(
         case, {names.get(name, name): Result(times={"step": lasting(t)}) for name, t in seconds.items()}, threads
     )
@@ -98,7 +98,7 @@ def test_ratio_targets_are_decided_by_the_minima():
     outcomes = ratio_outcomes(
         [
             row(Case("sampling", WIDE), ours=1.0, eager=11.0, compile=14.9),
-            row(Case("loss", IMAGES), ours=1.0, no_pool=2.0, eager=11.9, compile=7.0),
+            row(Case("loss", IMAGES), ours=1.0, no_pool=2.0, in_place=0.9, eager=11.9, compile=7.0),
         ]
     )
     reached = {(outcome.title, outcome.measure): outcome.reached for outcome in outcomes}
@@ -109,6 +109,8 @@ def test_ratio_targets_are_decided_by_the_minima():
         ("MSE + KL on 50 MB, pool off", "compile / ours"): True,
         ("MSE + KL on 50 MB, pool", "eager / ours"): True,
         ("MSE + KL on 50 MB, pool", "compile / ours"): True,
+        ("MSE + KL on 50 MB, in place", "eager / ours"): True,
+        ("MSE + KL on 50 MB, in place", "compile / ours"): False,
         ("whole objective, 128x20 and 128x784", "eager / ours"): None,
         ("whole objective, 128x20 and 128x784", "compile / ours"): None,
     }

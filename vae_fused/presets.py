@@ -129,20 +129,20 @@ class PeerELBOLoss(FusedELBOLoss):
                 "give mu and logvar"
             )
         result = super().forward(recon, target, mu, logvar, **arguments_of_call)
-        recon_weight, kl_weight = self._weights(recon, mu)
         if not isinstance(result, ELBOTerms):
-            return result if recon_weight == 1.0 else recon_weight * result
-        return ELBOTerms(recon_weight * result.loss, recon_weight * result.reconstruction, kl_weight * result.kl)
+            return result
+        return ELBOTerms(result.loss, result.reconstruction, self._kl_weight(mu) * result.kl)
 
-    def _beta_of(self, recon: Tensor, mu: Tensor | None) -> Tensor:
-        recon_weight, kl_weight = self._weights(recon, mu)
-        return self._beta * (kl_weight / recon_weight)
+    def _weights(self, recon: Tensor, mu: Tensor | None) -> tuple[float, Tensor]:
+        # Shapes alone decide, so the factors are constants of a trace and no work on a device.
+        recon_weight, beta = super()._weights(recon, mu)
+        kl_weight = self._kl_weight(mu)
+        recon_weight *= self.scale.recon_weight(recon.shape[1:].numel())
+        return recon_weight, beta if kl_weight == 1.0 else beta * kl_weight
 
-    def _weights(self, recon: Tensor, mu: Tensor | None) -> tuple[float, float]:
-        # Shapes alone decide, so these are constants of a trace and no work on a device.
+    def _kl_weight(self, mu: Tensor | None) -> float:
         latent = torch.Size() if mu is None else mu.shape
-        kl_weight = self.scale.kl_weight(latent[1:].numel(), latent[2:].numel())
-        return self.scale.recon_weight(recon.shape[1:].numel()), kl_weight
+        return self.scale.kl_weight(latent[1:].numel(), latent[2:].numel())
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""

@@ -10,8 +10,10 @@ namespace vae_fused {
 
 // a < b ? x : y; the SIMD vectors of the CPU kernels have their own.
 VAE_FUSED_HOST_DEVICE double select_less(double a, double b, double x, double y) { return a < b ? x : y; }
+VAE_FUSED_HOST_DEVICE double absolute(double x) { return ::fabs(x); }
 #if defined(__CUDACC__)
 __device__ __forceinline__ float select_less(float a, float b, float x, float y) { return a < b ? x : y; }
+__device__ __forceinline__ float absolute(float x) { return fabsf(x); }
 
 __device__ __forceinline__ void split_exponent(float x, float& mantissa, float& exponent) {
   const int bits = __float_as_int(x);
@@ -20,11 +22,6 @@ __device__ __forceinline__ void split_exponent(float x, float& mantissa, float& 
   exponent = static_cast<float>(power);
 }
 #endif
-
-template <class T>
-VAE_FUSED_HOST_DEVICE T absolute(T x) {
-  return select_less(x, T(0.0f), T(0.0f) - x, x);
-}
 
 // ln x, and x - 1 - ln x without cancellation near 1. Of 0 they are -infinity and infinity, of a negative number NaN.
 template <class T>

@@ -66,7 +66,7 @@ struct BCEWithLogits {
     const T zero(0.0f), one(1.0f), minus_recon = zero - recon;
     const T decay = exponential_of(zero - absolute(recon));
     const T of_larger = reciprocal(one + decay);  // sigmoid(|recon|)
-    const T sigmoid = where_less(recon, zero, decay * of_larger, of_larger);
+    const T sigmoid = select_less(recon, zero, decay * of_larger, of_larger);
     const T linear = product_and_sum(minus_recon, target, at_least(recon, zero));
     return {linear + log_one_plus(decay), sigmoid - target, minus_recon, zero};
   }
@@ -80,7 +80,7 @@ struct BCE {
 
   VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T) const {
     const T zero(0.0f), one(1.0f), lowest(-100.0f), least(1e-12f);
-    const T log_of = at_least(logarithm(recon), lowest);
+    const T log_of = at_least(natural_log(recon), lowest);
     const T log_of_other = at_least(log_one_plus(zero - recon), lowest);
     const T to_target = log_of_other - log_of;
     const T variance = at_least(recon * (one - recon), least);

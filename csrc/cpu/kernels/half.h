@@ -59,8 +59,12 @@ VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
 
 #else
 
+// Conversions element by element are calls: inlined at every access they would make most of the code of the kernels, and
+// of the time to compile it.
+#define VAE_FUSED_ELEMENTWISE static __attribute__((noinline))
+
 template <class Stored>
-VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
+VAE_FUSED_ELEMENTWISE Float load_widened_partial(const Stored* source, int count) {
   alignas(32) float lanes[kLanes] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = widen(source[lane]);
   return load(lanes);
@@ -83,7 +87,7 @@ VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 #endif
 }
 template <class Stored>
-VAE_FUSED_INLINE void store_partial(Stored* destination, Float value, int count) {
+VAE_FUSED_ELEMENTWISE void store_partial(Stored* destination, Float value, int count) {
   alignas(32) float lanes[kLanes];
   store(lanes, value);
   for (int lane = 0; lane < count; ++lane) narrow(lanes[lane], destination + lane);
@@ -105,6 +109,8 @@ template <class Stored>
 VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
   store(destination, value);
 }
+
+#undef VAE_FUSED_ELEMENTWISE
 
 #endif
 

@@ -36,8 +36,9 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
                        mask = input(kTransforms ? p.mask : Operand{});
     OutputTile<T> elements = output(p.elements), grad_mu = output(p.grad_mu), grad_logvar = output(p.grad_logvar),
                   grad_prior_mu = output(p.grad_prior_mu), grad_prior_logvar = output(p.grad_prior_logvar);
-    const unsigned types = types_of(mu, logvar, prior_mu, prior_logvar, grad_elements, elements, grad_mu, grad_logvar,
-                                    grad_prior_mu, grad_prior_logvar);
+    const unsigned types = kTransforms ? kAnyTypes
+                                       : types_of(mu, logvar, prior_mu, prior_logvar, grad_elements, elements, grad_mu,
+                                                  grad_logvar, grad_prior_mu, grad_prior_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
       typename VectorOf<T>::Sum sum;

@@ -33,10 +33,11 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target);
     OutputTile<T> grad_recon = output(p.grad_recon), grad_target = output(p.grad_target),
                   grad_log_sigma = output(params.grad_log_sigma);
+    const unsigned types = types_of(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
       typename VectorOf<T>::Sum sum, weights;
-      for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         const Vector width = log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f);
         const Vector own_weight = weight.present() ? weight(at, lanes) : ones<T>(lanes);

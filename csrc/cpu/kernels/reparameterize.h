@@ -44,7 +44,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
       const T* of_tile = tile_noise(p, range, sample, noise_buffer);
-      const unsigned types = types_of(mu, logvar, mask, out);
+      const unsigned types = kTransforms ? kAnyTypes : types_of(mu, logvar, out);
       for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
         const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
         typename VectorOf<T>::Sum kl;
@@ -138,7 +138,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     }
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
-    const unsigned types = types_of(logvar, mu, mask, grad_z, grad_mu, grad_logvar);
+    const unsigned types = kTransforms ? kAnyTypes : types_of(logvar, mu, grad_z, grad_mu, grad_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector item_weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
       const T* noise = nullptr;

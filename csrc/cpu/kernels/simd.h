@@ -80,6 +80,10 @@ VAE_FUSED_INLINE Float operator/(Float a, Float b) {
   return map(a, b, [](NativeFloat x, NativeFloat y) { return x / y; });
 }
 
+VAE_FUSED_INLINE Float absolute(Float a) {
+  return map(a, [](NativeFloat x) { return (NativeFloat)((NativeInt)x & 0x7fffffff); });
+}
+
 // a < b ? x : y, lane by lane.
 VAE_FUSED_INLINE Float select_less(Float a, Float b, Float x, Float y) {
   for (int i = 0; i < kParts; ++i) y.part[i] = a.part[i] < b.part[i] ? x.part[i] : y.part[i];

@@ -139,6 +139,7 @@ struct PartialOf : Partial {
 
 // The types of tiles as a set of bits; a tile that is absent has none.
 constexpr unsigned type_bit(ElementType type) { return 1u << static_cast<int>(type); }
+constexpr unsigned kAnyTypes = 0;  // each tile is asked
 template <class... Tiles>
 VAE_FUSED_INLINE unsigned types_of(const Tiles&... tiles) {
   return (tiles.types() | ...);

@@ -61,7 +61,16 @@ OPERATIONS = {
     "objective": Operation("whole objective", _BATCH_ARGUMENTS, _BATCH_LEAVES, (None, "grad_z"), 8, 3),
     # the reconstruction term alone, with the per-item KL given.
     "reconstruction": Operation("MSE, KL given", ("recon", "target", "kl"), ("recon",), (None,), 0, 3),
+    # as "loss", with other reconstruction terms; pixels lie in [0, 1], and log_sigma is one learned number.
+    "bce_with_logits": Operation(
+        "loss (BCE of logits + KL)", ("recon", "pixels", "mu", "logvar"), _BATCH_LEAVES, (None,), 4, 3
+    ),
+    "gaussian_nll": Operation(
+        "loss (Gaussian NLL + KL)", (*_BATCH_ARGUMENTS, "log_sigma"), (*_BATCH_LEAVES, "log_sigma"), (None,), 4, 3
+    ),
+    "l1": Operation("loss (L1 + KL)", _BATCH_ARGUMENTS, _BATCH_LEAVES, (None,), 4, 3),
 }
+TERMS = ("bce_with_logits", "gaussian_nll", "l1")
 
 
 @dataclass(frozen=True)
@@ -112,16 +121,25 @@ class Case:
         return elements * self.dtype.itemsize
 
 
-CPU_CASES = tuple(
-    Case(operation, shapes) for operation in ("sampling", "loss", "objective") for shapes in (MNIST, IMAGES, WIDE)
+CPU_CASES = (
+    *(Case(operation, shapes) for operation in ("sampling", "loss", "objective") for shapes in (MNIST, IMAGES, WIDE)),
+    *(Case(operation, shapes) for operation in TERMS for shapes in (MNIST, WIDE)),
 )
 
 # The whole suite: every shape, operation and dtype.
-SUITE_CASES = tuple(
-    Case(operation, shapes, dtype)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-    for shapes in (MNIST, FACES, LATENT_DIFFUSION, IMAGES, VIDEO, WIDE)
-    for operation in ("sampling", "loss", "objective")
+SUITE_CASES = (
+    *(
+        Case(operation, shapes, dtype)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+        for shapes in (MNIST, FACES, LATENT_DIFFUSION, IMAGES, VIDEO, WIDE)
+        for operation in ("sampling", "loss", "objective")
+    ),
+    *(
+        Case(operation, shapes, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+        for shapes in (MNIST, IMAGES, WIDE)
+        for operation in TERMS
+    ),
 )
 
 # Squares from 16 elements, where all is overhead, to 2**24, where all is memory.
@@ -160,6 +178,8 @@ def make_inputs(case: Case, device: torch.device) -> dict[str, Tensor]:
         "grad_z": lambda: normal(latents),
         "grad_kl": lambda: torch.full((batch,), 1.0 / batch, device=device),
         "kl": lambda: normal((batch,)).float().square(),
+        "pixels": lambda: torch.rand(data, dtype=case.dtype, device=device, generator=generator),
+        "log_sigma": lambda: torch.full((), -0.5, device=device),
     }
     names = (*operation.arguments, *(name for name in operation.upstream if name is not None))
     inputs = {name: makers[name]() for name in names}

@@ -50,6 +50,27 @@ def _eager_reconstruction(recon: Tensor, target: Tensor, kl: Tensor) -> tuple[Te
     return (F.mse_loss(recon, target, reduction="sum") / recon.shape[0] + kl.mean(),)
 
 
+def _eager_kl(mu: Tensor, logvar: Tensor) -> Tensor:
+    return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp()) / mu.shape[0]
+
+
+def _eager_bce_with_logits(recon: Tensor, pixels: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+    term = F.binary_cross_entropy_with_logits(recon, pixels, reduction="sum")
+    return (term / recon.shape[0] + _eager_kl(mu, logvar),)
+
+
+def _eager_gaussian_nll(
+    recon: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, log_sigma: Tensor
+) -> tuple[Tensor, ...]:
+    # As sigma-VAE writes it.
+    term = (0.5 * torch.pow((target - recon) / log_sigma.exp(), 2) + log_sigma).sum()
+    return (term / recon.shape[0] + _eager_kl(mu, logvar),)
+
+
+def _eager_l1(recon: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+    return (F.l1_loss(recon, target, reduction="sum") / recon.shape[0] + _eager_kl(mu, logvar),)
+
+
 def _our_sampling(mu: Tensor, logvar: Tensor, key: Tensor | None = None) -> tuple[Tensor, ...]:
     return vf.reparameterize_with_kl(mu, logvar, key=key)
 
@@ -73,17 +94,37 @@ def _our_reconstruction(recon: Tensor, target: Tensor, kl: Tensor) -> tuple[Tens
     return (vf.elbo_loss(recon, target, kl=kl),)
 
 
+def _our_bce_with_logits(recon: Tensor, pixels: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+    return (vf.elbo_loss(recon, pixels, mu, logvar, recon_loss="bce_with_logits"),)
+
+
+def _our_gaussian_nll(
+    recon: Tensor, target: Tensor, mu: Tensor, logvar: Tensor, log_sigma: Tensor
+) -> tuple[Tensor, ...]:
+    return (vf.elbo_loss(recon, target, mu, logvar, recon_loss="gaussian_nll", log_sigma=log_sigma),)
+
+
+def _our_l1(recon: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+    return (vf.elbo_loss(recon, target, mu, logvar, recon_loss="l1"),)
+
+
 EAGER: dict[str, Forward] = {
     "sampling": _eager_sampling,
     "loss": _eager_loss,
     "objective": _eager_objective,
     "reconstruction": _eager_reconstruction,
+    "bce_with_logits": _eager_bce_with_logits,
+    "gaussian_nll": _eager_gaussian_nll,
+    "l1": _eager_l1,
 }
 OURS: dict[str, Forward] = {
     "sampling": _our_sampling,
     "loss": _our_loss,
     "objective": _our_objective,
     "reconstruction": _our_reconstruction,
+    "bce_with_logits": _our_bce_with_logits,
+    "gaussian_nll": _our_gaussian_nll,
+    "l1": _our_l1,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cases import TERMS
 from comparison import IN_PLACE, NO_POOL
 from overhead import MOST_TIMES_NATIVE
 from results import Row, Run
@@ -37,6 +38,8 @@ RATIO_TARGETS = (
     RatioTarget(f"{_IMAGES}, in place", "loss-images-float32", "compile", 8.0, IN_PLACE),
     RatioTarget("whole objective, 128x20 and 128x784", "objective-mnist-float32", "eager", 3.5),
     RatioTarget("whole objective, 128x20 and 128x784", "objective-mnist-float32", "compile", 4.0),
+    *(RatioTarget(f"{term}, 128x784", f"{term}-mnist-float32", "eager", 2.0) for term in TERMS),
+    *(RatioTarget(f"{term}, 8192x512", f"{term}-wide-float32", "eager", 5.0) for term in TERMS),
 )
 
 

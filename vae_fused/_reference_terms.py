@@ -54,7 +54,9 @@ def reconstruction_elements(
     elif recon_loss == "smooth_l1":
         elements = F.smooth_l1_loss(recon, target, reduction="none", beta=smooth_l1_beta)
     elif recon_loss == "bce_with_logits":
-        elements = F.binary_cross_entropy_with_logits(recon, target, reduction="none")
+        # torch's own cancels where the logit is large and right.
+        of_positive = recon * (1 - target) + F.softplus(-recon)
+        elements = torch.where(recon > 0, of_positive, F.softplus(recon) - recon * target)
     elif recon_loss == "bce":
         elements = _binary_cross_entropy(recon, target)
     else:

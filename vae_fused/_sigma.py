@@ -37,7 +37,7 @@ def resolved_log_sigma(
         recon: the reconstruction.
         weight: the weight of its elements.
 
-    Source of the optimal one: Rybkin, Daniilidis and Levine 2021 (arXiv:2006.13202), equation 7:
+    Source of the optimal one: Rybkin, Daniilidis and Levine 2021 (arXiv:2006.13202):
     :math:`\sigma^2` is the mean squared error of the batch.
     """
     if log_sigma is None or not isinstance(log_sigma, str):

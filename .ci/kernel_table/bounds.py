@@ -35,8 +35,11 @@ class Name:
 
     @property
     def packs(self) -> list[int]:
-        """Accesses of 128 bits that move one group, for the operands' types in their order."""
-        sizes = [BYTES[word] for word in self.rest.split(", ") if word in BYTES]
+        """Accesses of 128 bits that move one group, for the operands' types in their order.
+
+        A kernel whose types are known when it runs is measured with half types, whose way is the shortest.
+        """
+        sizes = [BYTES[word] for word in self.rest.split(", ") if word in BYTES] or [BYTES["__half"]]
         return [self.group * size // 16 for size in sizes]
 
 
@@ -56,6 +59,9 @@ class Bound:
     per_element: float  # instructions where the operands are contiguous
     per_element_of_rows: float  # and where they are rows that lie apart
     marker: str = ""  # an instruction that tells the main loop from others
+    # How often the compiler may have unrolled the loop. Where types are known when the kernel runs, twice the accesses
+    # are the way of a type that is twice as wide.
+    unrolled: tuple[int, ...] = (8, 4, 2, 1)
 
     def covers(self, name: Name) -> bool:
         return name.base == self.base and re.fullmatch(self.rest, name.rest) is not None
@@ -75,6 +81,7 @@ FLOAT, HALF = "float", "(__half|__nv_bfloat16)"
 ONE, MANY, WITH_KL = draw(0), draw(1), draw(2)
 SAMPLE, SAMPLE_BACKWARD = "reparameterize_kernel", "reparameterize_backward_kernel"
 KL, LOSS, NOISE = "kl_divergence_kernel", "elbo_loss_kernel", "standard_normal_kernel"
+TERM = "elbo_loss_term_kernel"
 
 # Kernels for rows also clamp logvar, where it is one half of packed moments. The KL kernels load the elementwise
 # gradient, float32 and so two operands to a half type, under a guard.
@@ -98,6 +105,9 @@ VECTOR_BOUNDS = [
     Bound(KL, HALF + ", true", 2, 6, 4, 72, 78),
     Bound(LOSS, r"[^,]*, unsigned char", 2, 2, 1, 11, 12, marker="DFMA"),
     Bound(LOSS, r"[^,]*, [^,]*", 3, 2, 1, 9, 12, marker="DFMA"),
+    Bound(TERM, "BCE<float>", 2, 2, 1, 80, 83, marker="I2FP", unrolled=(1,)),
+    Bound(TERM, "(BCEWithLogits|GaussianNLL|LaplaceNLL)<float>", 2, 2, 1, 39, 41, marker="I2FP", unrolled=(1,)),
+    Bound(TERM, r"[^,]*", 3, 2, 1, 24, 27, marker="I2FP", unrolled=(1,)),
     Bound(NOISE, HALF, 3, 0, 1, 26, 26),
     Bound(NOISE, FLOAT, 3, 0, 1, 26, 26),
 ]

@@ -106,4 +106,4 @@ def readable(symbols: list[str]) -> list[str]:
     """Demangled, without namespaces and the argument list: ``kl_divergence_kernel<VectorAccess<8>, __half, true>``."""
     answer = subprocess.run(["c++filt", "-p"], input="\n".join(symbols), capture_output=True, text=True, check=True)
     names = [line.replace("(anonymous namespace)::", "").removeprefix("void ") for line in answer.stdout.splitlines()]
-    return [name.replace("vae_fused::", "") for name in names]
+    return [name.replace("vae_fused::", "").replace("> >", ">>") for name in names]

@@ -65,7 +65,7 @@ def main_loop(kernel: Kernel, name: Name, bound: Bound) -> tuple[list[Instructio
         if bound.marker and all(instruction.name != bound.marker for instruction in instructions):
             continue
         rounds = graph.shortest_rounds(loop)
-        for unrolled in (8, 4, 2, 1):
+        for unrolled in bound.unrolled:
             if found := rounds.get((unrolled * loads, unrolled * stores)):
                 return found, unrolled * name.group
     return None

@@ -56,19 +56,20 @@ struct SmoothL1 {
   const T half_beta, inverse_beta;
 };
 
-// -target log sigmoid(recon) - (1 - target) log sigmoid(-recon) = max(recon, 0) - recon target + log1p(e^-|recon|).
-// Nothing overflows: the exponential is at most 1.
+// -target log sigmoid(recon) - (1 - target) log sigmoid(-recon) = max(recon, 0) - recon target + log1p(e^-|recon|),
+// where the first two terms are |recon| times target or 1 - target. Nothing overflows and nothing cancels.
 template <class T>
 struct BCEWithLogits {
   VAE_FUSED_HOST_DEVICE explicit BCEWithLogits(const TermSettings&) {}
 
   VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T) const {
     const T zero(0.0f), one(1.0f), minus_recon = zero - recon;
-    const T decay = exponential_of(zero - absolute(recon));
-    const T of_larger = reciprocal(one + decay);  // sigmoid(|recon|)
-    const T sigmoid = select_less(recon, zero, decay * of_larger, of_larger);
-    const T linear = product_and_sum(minus_recon, target, at_least(recon, zero));
-    return {linear + log_one_plus(decay), sigmoid - target, minus_recon, zero};
+    const T fallen = decay(recon);
+    const T of_larger = reciprocal(one + fallen);  // sigmoid(|recon|)
+    const T sigmoid = select_less(recon, zero, fallen * of_larger, of_larger);
+    const T against = select_less(zero, recon, one - target, target);
+    return {product_and_sum(absolute(recon), against, log_one_plus_of_unit(fallen)), sigmoid - target, minus_recon,
+            zero};
   }
 };
 

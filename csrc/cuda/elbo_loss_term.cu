@@ -23,7 +23,7 @@ __device__ __forceinline__ TermSums term_of_unit(const ElboLossTermParams& launc
   const T one_log_sigma = launch.one_log_sigma ? static_cast<T>(weight_of(launch.log_sigma_number, 0)) : T(0);
   TermSums sums;
   for_each_group<Access>(p.extent, launch.p.data_work, unit, [&](const auto& cursor, int) {
-    T recon[kGroup], target[kGroup], weight[kGroup], log_sigma[kGroup];
+    T recon[kGroup], target[kGroup], weight[kGroup], log_sigma[kGroup], values[kGroup], slopes[kGroup];
     cursor.template load<AnyStorage>(p.recon, recon);
     cursor.template load<AnyStorageOrBytes>(p.target, target);
     if (p.target.type == ElementType::kByte) {
@@ -46,13 +46,15 @@ __device__ __forceinline__ TermSums term_of_unit(const ElboLossTermParams& launc
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
       const auto element = term(recon[e], target[e], log_sigma[e]);
-      sums.value += static_cast<double>(weight[e] * element.value);
-      if (launch.one_log_sigma) sums.slope += static_cast<double>(weight[e] * element.to_log_sigma);
+      values[e] = weight[e] * element.value;
+      slopes[e] = weight[e] * element.to_log_sigma;
       weight[e] *= item_weight;
       recon[e] = weight[e] * element.to_recon;
       target[e] = weight[e] * element.to_target;
       log_sigma[e] = weight[e] * element.to_log_sigma;
     }
+    sums.value += static_cast<double>(group_sum(values));
+    if (launch.one_log_sigma) sums.slope += static_cast<double>(group_sum(slopes));
     if (p.grad_recon.data != nullptr) cursor.template store<AnyStorage>(p.grad_recon, recon);
     if (p.grad_target.data != nullptr) cursor.template store<AnyStorage>(p.grad_target, target);
     if (launch.grad_log_sigma.data != nullptr) cursor.template store<AnyStorage>(launch.grad_log_sigma, log_sigma);

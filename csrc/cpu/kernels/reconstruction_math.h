@@ -20,6 +20,8 @@ VAE_FUSED_INLINE Float exponential_of(Float x) {
   return select_less(x, Float(kExponentialLowest), Float(0.0f), exponential_polynomial(x).value);
 }
 
+VAE_FUSED_INLINE Float decay(Float x) { return exponential_of(Float(0.0f) - absolute(x)); }
+
 // NaN of negative numbers, of infinity and of NaN; below -100 of 0. The exponent of a subnormal number has to be made
 // normal first.
 VAE_FUSED_INLINE Float natural_log(Float x) {

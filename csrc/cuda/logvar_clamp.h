@@ -17,7 +17,7 @@ class ClampOfGroup {
   // The elements that the group does not have stay 0, which adds nothing to a sum.
   template <class Cursor>
   __device__ __forceinline__ void apply(const ScaleForm& form, const Cursor& cursor, T (&logvar)[kGroup]) {
-    if (!Access::kClamps || form.clamp != ClampKind::kHard) return;
+    if (!Access::kClamps || form.clamp == ClampKind::kNone) return;
     const T low = static_cast<T>(form.low), high = static_cast<T>(form.high);
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/peer_table.py [--seconds 2] [--write docs/peers.md]
 
 needs ``pip install '.[peers]'``. ``--write`` puts the table between the lines ``<!-- begin: peers -->`` and
-``<!-- end: peers -->`` of a document. With ``OMP_NUM_THREADS=1`` the times bear a busy machine better. Times are those of a step with its backward, the minimum over rounds in which
-peer and ours took turns, in one process.
+``<!-- end: peers -->`` of a document. Times are those of a step with its backward, the minimum over rounds in which
+peer and ours took turns, in one process; those of one thread bear a busy machine better.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 #include <c10/core/ScalarType.h>
 
+#include <iterator>
 #include <string>
 
 namespace vae_fused {
@@ -58,8 +59,13 @@ Reduction parse_reduction(std::string_view name, bool allow_none) {
                     ", got '", name, "'");
 }
 
-void check_recon_loss(std::string_view name) {
-  TORCH_CHECK_VALUE(name == "mse", "recon_loss must be one of mse, got '", name, "'");
+ReconLoss parse_recon_loss(std::string_view name) {
+  std::string names;
+  for (size_t i = 0; i < std::size(kReconLossNames); ++i) {
+    if (name == kReconLossNames[i]) return static_cast<ReconLoss>(i);
+    names += (i == 0 ? "" : ", ") + std::string(kReconLossNames[i]);
+  }
+  TORCH_CHECK_VALUE(false, "recon_loss must be one of ", names, ", got '", name, "'");
 }
 
 at::ScalarType accumulation_type(std::initializer_list<const Tensor*> operands) {
@@ -182,6 +188,45 @@ void check_beta(const std::optional<Tensor>& beta, const Tensor& recon) {
   TORCH_CHECK_VALUE(beta->dim() == 0, "beta must be a float or a 0-dimensional tensor, got shape ", beta->sizes());
   TORCH_CHECK_VALUE(beta->is_cpu() || beta->device() == recon.device(),
                     "beta must be on the CPU or on the device of recon, ", recon.device(), ", got ", beta->device());
+}
+
+void check_weight(const std::optional<Tensor>& weight, const Tensor& recon) {
+  if (!present(weight)) return;
+  TORCH_CHECK_TYPE(is_supported(weight->scalar_type()) || weight->scalar_type() == at::kBool,
+                   "weight must be bool, float16, bfloat16, float32 or float64, got ", name_of(weight->scalar_type()));
+  TORCH_CHECK_VALUE(!weight->requires_grad(),
+                    "weight must not require a gradient: it is a constant factor of the reconstruction");
+  TORCH_CHECK_VALUE(expands_to(weight->sizes(), recon.sizes()), "weight must be broadcastable to the shape of recon, ",
+                    recon.sizes(), ", got ", weight->sizes());
+  check_same_device("weight", *weight, "recon", recon);
+}
+
+void check_log_sigma(ReconLoss loss, const std::optional<Tensor>& log_sigma, std::optional<double> value,
+                     const Tensor& recon) {
+  const char* name = kReconLossNames[static_cast<int>(loss)];
+  if (!has_sigma(loss)) {
+    TORCH_CHECK_VALUE(!present(log_sigma) && !value, "log_sigma is for recon_loss gaussian_nll and laplace_nll, got '",
+                      name, "'");
+    return;
+  }
+  TORCH_CHECK_VALUE(present(log_sigma) || value, "log_sigma is missing, which recon_loss='", name, "' needs");
+  if (!present(log_sigma)) return;
+  TORCH_CHECK_VALUE(!value, "log_sigma and log_sigma_value are two sources of the same: give one of them, got both");
+  check_floating("log_sigma", *log_sigma);
+  TORCH_CHECK_VALUE(expands_to(log_sigma->sizes(), recon.sizes()),
+                    "log_sigma must be broadcastable to the shape of recon, ", recon.sizes(), ", got ",
+                    log_sigma->sizes());
+  check_same_device("log_sigma", *log_sigma, "recon", recon);
+}
+
+void check_term_settings(ReconLoss loss, bool full, double smooth_l1_beta) {
+  const char* name = kReconLossNames[static_cast<int>(loss)];
+  TORCH_CHECK_VALUE(!full || has_sigma(loss),
+                    "full adds the constant of gaussian_nll or laplace_nll, which recon_loss='", name,
+                    "' does not have");
+  TORCH_CHECK_VALUE(smooth_l1_beta > 0.0, "smooth_l1_beta must be positive, got ", smooth_l1_beta);
+  TORCH_CHECK_VALUE(loss == ReconLoss::kSmoothL1 || smooth_l1_beta == 1.0,
+                    "smooth_l1_beta is for recon_loss smooth_l1, got '", name, "'");
 }
 
 void check_gradient(const char* name, const Tensor& grad, at::IntArrayRef shape, at::Device device) {

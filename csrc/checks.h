@@ -10,6 +10,8 @@
 #include <optional>
 #include <string_view>
 
+#include "core/recon_loss.h"
+
 namespace vae_fused {
 
 using at::Tensor;
@@ -19,7 +21,8 @@ enum class Reduction { kBatchMean, kSum, kSample, kMean, kNone };
 // The reduction of that name; "none" only where the operator has it.
 Reduction parse_reduction(std::string_view name, bool allow_none);
 
-void check_recon_loss(std::string_view name);
+// The reconstruction term of that name.
+ReconLoss parse_recon_loss(std::string_view name);
 
 // float64 if any operand is, else float32: the dtype of arithmetic, losses and KL.
 at::ScalarType accumulation_type(std::initializer_list<const Tensor*> operands);
@@ -60,6 +63,16 @@ void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const
                      const std::optional<Tensor>& kl, Reduction reduction);
 
 void check_beta(const std::optional<Tensor>& beta, const Tensor& recon);
+
+// A constant factor of the elements: floating or bool, and expands to the shape of recon.
+void check_weight(const std::optional<Tensor>& weight, const Tensor& recon);
+
+// A likelihood needs log sigma, as a number or as a tensor that expands to the shape of recon; other terms have none.
+void check_log_sigma(ReconLoss loss, const std::optional<Tensor>& log_sigma, std::optional<double> value,
+                     const Tensor& recon);
+
+// The settings that only some terms have.
+void check_term_settings(ReconLoss loss, bool full, double smooth_l1_beta);
 
 // An incoming gradient has the shape and device of what it is the gradient of.
 void check_gradient(const char* name, const Tensor& grad, at::IntArrayRef shape, at::Device device);

@@ -62,7 +62,7 @@ struct OutputLayer {
         items(hidden.size(0)),
         rows_per_item(c10::multiply_integers(hidden.sizes().slice(1, hidden.dim() - 2))),
         outputs(weight.size(0)) {
-    check_recon_loss(recon_loss);
+    TORCH_CHECK_VALUE(recon_loss == "mse", "recon_loss must be one of mse, got '", recon_loss, "'");
     check_chunk(chunk_rows);
     chunk = chunk_rows ? std::min(*chunk_rows, std::max<int64_t>(rows(), 1))
                        : default_chunk(rows(), outputs * static_cast<int64_t>(hidden.element_size()));
@@ -211,10 +211,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_with_gradients(
   LayerGradients grads(layer, output_mask[0], output_mask[1], output_mask[2]);
   Total total(layer);
   for_each_chunk(layer, [&](const Chunk& chunk) {
-    const auto [loss, reconstruction, kl, grad_recon, grad_mu, grad_logvar] =
-        ops::elbo_loss_with_gradients(chunk.objective(recon_loss, "sum"), {true, false, false});
-    total.add(chunk, reconstruction);
-    grads.add(chunk, grad_recon, 1.0 / layer.divided_by());
+    const auto results = ops::elbo_loss_with_gradients(chunk.objective(recon_loss, "sum"), {true, false, false, false});
+    total.add(chunk, std::get<1>(results));
+    grads.add(chunk, std::get<3>(results), 1.0 / layer.divided_by());
   });
   return {total.result(), grads.hidden.defined() ? grads.hidden.view(hidden.sizes()) : Tensor(), grads.weight,
           grads.bias};
@@ -237,7 +236,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_backward(
   for_each_chunk(layer, [&](const Chunk& chunk) {
     const auto gradients = [&](const Tensor& grad, bool of_recon, bool of_target) {
       return ops::elbo_loss_backward(grad, chunk.objective(recon_loss, layer.by_item() ? "sample" : "sum"),
-                                     {of_recon, of_target, false, false, false});
+                                     {of_recon, of_target, false, false, false, false});
     };
     const Tensor of_chunk = layer.by_item() ? incoming.narrow(0, chunk.first, chunk.count) : incoming;
     if (grads.wanted()) {

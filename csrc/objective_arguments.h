@@ -11,6 +11,16 @@ namespace vae_fused {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
+// What only some reconstruction terms have, and the factors of any; see library.cpp.
+struct TermArguments {
+  OptionalTensor weight{};
+  OptionalTensor log_sigma{};
+  std::optional<double> log_sigma_value{};
+  double recon_weight = 1.0;
+  bool full = false;
+  double smooth_l1_beta = 1.0;
+};
+
 // References to what the caller holds, for the time of one call.
 struct ObjectiveArguments {
   const Tensor& recon;
@@ -24,6 +34,7 @@ struct ObjectiveArguments {
   std::string_view reduction;
   double target_scale = 1.0;
   double target_shift = 0.0;
+  TermArguments term{};
 };
 
 }  // namespace vae_fused

@@ -15,6 +15,7 @@ ElementType element_type(at::ScalarType type) {
     case at::kBFloat16: return ElementType::kBFloat16;
     case at::kDouble: return ElementType::kDouble;
     case at::kByte: return ElementType::kByte;
+    case at::kBool: return ElementType::kByte;  // 0 or 1
     default: TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", type);
   }
 }

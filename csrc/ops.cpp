@@ -1,14 +1,8 @@
 #include "ops.h"
 
+#include "ops_find.h"
+
 namespace vae_fused::ops {
-namespace {
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name, const char* overload = "") {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
-}
-
-}  // namespace
 
 Tensor standard_normal(const Tensor& key, c10::SymIntArrayRef size, at::ScalarType dtype) {
   static const auto op = find<Tensor(const Tensor&, c10::SymIntArrayRef, at::ScalarType)>("vae_fused::standard_normal");
@@ -116,56 +110,6 @@ std::tuple<Tensor, Tensor> packed_kl_divergence_backward(const Tensor& grad, con
       "vae_fused::packed_kl_divergence_backward");
   return op.call(grad, moments, prior_moments, packing.dim, packing.logvar_min, packing.logvar_max, prior_packing.dim,
                  prior_packing.logvar_min, prior_packing.logvar_max, output_mask);
-}
-
-std::tuple<Tensor, Tensor, Tensor> elbo_loss(const ObjectiveArguments& a) {
-  static const auto op = find<std::tuple<Tensor, Tensor, Tensor>(
-      const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
-      const OptionalTensor&, std::string_view, std::string_view, double, double)>("vae_fused::elbo_loss");
-  return op.call(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction,
-                 a.target_scale, a.target_shift);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(const ObjectiveArguments& a,
-                                                                                    std::array<bool, 3> output_mask) {
-  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(
-      const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
-      const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 3>, double, double)>(
-      "vae_fused::elbo_loss_with_gradients");
-  return op.call(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction, output_mask,
-                 a.target_scale, a.target_shift);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_(const ObjectiveArguments& a,
-                                                              std::array<bool, 2> output_mask) {
-  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
-      const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
-      const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 2>, double, double)>(
-      "vae_fused::elbo_loss_");
-  return op.call(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction, output_mask,
-                 a.target_scale, a.target_shift);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss,
-                                                                      const ObjectiveArguments& a,
-                                                                      std::array<bool, 5> output_mask) {
-  static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
-      const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-      double, const OptionalTensor&, std::string_view, std::string_view, std::array<bool, 5>, double, double)>(
-      "vae_fused::elbo_loss_backward");
-  return op.call(grad_loss, a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction,
-                 output_mask, a.target_scale, a.target_shift);
-}
-
-void elbo_loss_backward_(const Tensor& grad_loss, const ObjectiveArguments& a, const OptionalTensor& grad_recon,
-                         const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar) {
-  static const auto op =
-      find<void(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                const OptionalTensor&, double, const OptionalTensor&, std::string_view, std::string_view,
-                const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double, double)>(
-          "vae_fused::elbo_loss_backward_");
-  op.call(grad_loss, a.recon, a.target, a.mu, a.logvar, a.kl, a.beta, a.beta_tensor, a.recon_loss, a.reduction,
-          grad_recon, grad_mu, grad_logvar, a.target_scale, a.target_shift);
 }
 
 Tensor linear_reconstruction(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,

@@ -48,16 +48,18 @@ std::tuple<Tensor, Tensor> packed_kl_divergence_backward(const Tensor& grad, con
                                                          const OptionalTensor& prior_moments, const Packing& packing,
                                                          const Packing& prior_packing, std::array<bool, 2> output_mask);
 
+// ops_objective.cpp
 std::tuple<Tensor, Tensor, Tensor> elbo_loss(const ObjectiveArguments& arguments);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(const ObjectiveArguments& arguments,
-                                                                                    std::array<bool, 3> output_mask);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_(const ObjectiveArguments& arguments,
-                                                              std::array<bool, 2> output_mask);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss,
-                                                                      const ObjectiveArguments& arguments,
-                                                                      std::array<bool, 5> output_mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_with_gradients(
+    const ObjectiveArguments& arguments, std::array<bool, 4> output_mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_(const ObjectiveArguments& arguments,
+                                                                      std::array<bool, 3> output_mask);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward(const Tensor& grad_loss,
+                                                                              const ObjectiveArguments& arguments,
+                                                                              std::array<bool, 6> output_mask);
 void elbo_loss_backward_(const Tensor& grad_loss, const ObjectiveArguments& arguments, const OptionalTensor& grad_recon,
-                         const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar);
+                         const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar,
+                         const OptionalTensor& grad_log_sigma);
 
 Tensor linear_reconstruction(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
                              const Tensor& target, std::string_view recon_loss, std::string_view reduction,

@@ -56,6 +56,8 @@ inline void check_overwritten(const Objective& objective) {
   check_apart("logvar", objective.logvar);
   check_apart("kl", objective.kl);
   check_apart("beta", objective.beta_tensor.value_or(Tensor()));
+  check_apart("weight", objective.term.weight);
+  check_apart("log_sigma", objective.term.log_sigma);
 }
 
 }  // namespace vae_fused

@@ -48,10 +48,10 @@ def test_loss_computes_the_gradients_that_are_wanted(device, recon, mu, logvar):
         if loss.requires_grad:
             loss.backward()
 
-    expected = [("elbo_loss_with_gradients", [recon, mu, logvar])] if recon or mu or logvar else []
+    expected = [("elbo_loss_with_gradients", [recon, mu, logvar, False])] if recon or mu or logvar else []
     assert gradients_computed(step) == expected
     # One incoming gradient per item: the gradients are computed in the backward, and the same ones alone.
-    expected = [("elbo_loss_backward", [recon, False, mu, logvar, False])] if expected else []
+    expected = [("elbo_loss_backward", [recon, False, mu, logvar, False, False])] if expected else []
 
     def step_by_item():
         loss = vf.elbo_loss(**o, reduction="sample")
@@ -64,7 +64,7 @@ def test_loss_computes_the_gradients_that_are_wanted(device, recon, mu, logvar):
 def test_gradient_of_the_target_is_computed_on_request_only(device):
     o = operands(device, target=True)
     assert gradients_computed(lambda: vf.elbo_loss(**o).backward()) == [
-        ("elbo_loss_backward", [False, True, False, False, False])
+        ("elbo_loss_backward", [False, True, False, False, False, False])
     ]
     assert o["target"].grad is not None
 
@@ -102,19 +102,19 @@ def frozen(model, *parts):
 
 SAMPLING = "reparameterize_backward"
 LOSS = "elbo_loss_with_gradients"
-KL_OF_LOSS = ("elbo_loss_backward", [False, False, False, False, True])
+KL_OF_LOSS = ("elbo_loss_backward", [False, False, False, False, True, False])
 
 
 @both_models
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
-        ((), [(LOSS, [True, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
-        (("encoder",), [(LOSS, [True, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
-        (("encoder", "logvar_head"), [(LOSS, [True, False, False]), KL_OF_LOSS, (SAMPLING, [True, False])]),
-        (("encoder", "mu_head"), [(LOSS, [True, False, False]), KL_OF_LOSS, (SAMPLING, [False, True])]),
-        (("encoder", "mu_head", "logvar_head"), [(LOSS, [True, False, False])]),
-        (("decoder",), [(LOSS, [True, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
+        ((), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
+        (("encoder",), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
+        (("encoder", "logvar_head"), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, False])]),
+        (("encoder", "mu_head"), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [False, True])]),
+        (("encoder", "mu_head", "logvar_head"), [(LOSS, [True, False, False, False])]),
+        (("decoder",), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
         (("encoder", "mu_head", "logvar_head", "decoder"), []),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
@@ -151,4 +151,4 @@ def test_frozen_encoder_in_a_graph(device):
     compiled(x).loss.backward()
     found = gradients_computed(lambda: compiled(x).loss.backward())
     torch.compiler.reset()
-    assert found == [("elbo_loss_backward", [True, False, False, False, False])]
+    assert found == [("elbo_loss_backward", [True, False, False, False, False, False])]

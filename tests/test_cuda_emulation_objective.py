@@ -75,38 +75,40 @@ def check_objective(
     expected = on_cpu("elbo_loss", *arguments, *rest)
     compare((loss, reconstruction, kl), expected)
     grad = torch.full_like(loss, -1.5) if reduction != "sample" else torch.tensor(0.5).expand_as(loss)
-    for mask in [(True,) * 5, (True, False, False, True, False), (False, False, True, False, True)]:
+    for mask in [(True,) * 6, (True, False, False, True, False, False), (False, False, True, False, True, False)]:
         mask = (mask[0], mask[1] and with_target, *mask[2:])
         backward = (grad, *arguments, *rest, mask)
         compare(emulated("elbo_loss_backward", *backward), on_cpu("elbo_loss_backward", *backward))
     if reduction == "sample":
         return
     given = arguments[4] is not None
-    for mask in [(True, not given, not given), (False, False, not given)]:
+    for mask in [(True, not given, not given, False), (False, False, not given, False)]:
         results = emulated("elbo_loss_with_gradients", *arguments, *rest, mask)
         compare(results, on_cpu("elbo_loss_with_gradients", *arguments, *rest, mask))
-        buffers = results[3:]
+        buffers = results[3:6]
         for buffer in buffers:
             if buffer is not None:
                 buffer.fill_(3.0)  # an incoming gradient of 1 leaves whatever is there
         emulated("elbo_loss_backward_", torch.ones(()), *arguments, *rest, *buffers)
         assert all(buffer is None or bool((buffer == 3.0).all()) for buffer in buffers)
         emulated("elbo_loss_backward_", grad, *arguments, *rest, *buffers)
-        all_gradients = on_cpu("elbo_loss_backward", grad, *arguments, *rest, (True, with_target, True, True, True))
+        all_gradients = on_cpu(
+            "elbo_loss_backward", grad, *arguments, *rest, (True, with_target, True, True, True, False)
+        )
         wanted = [
             all_gradients[index] if buffer is not None else None
             for index, buffer in zip((0, 2, 3), buffers, strict=True)
         ]
         compare(buffers, wanted)
-    *terms, grad_recon, grad_mu, grad_logvar = emulated(
-        "elbo_loss_with_gradients", *arguments, *rest, (True, not given, not given)
+    *terms, grad_recon, grad_mu, grad_logvar, _ = emulated(
+        "elbo_loss_with_gradients", *arguments, *rest, (True, not given, not given, False)
     )
     if 0 in arguments[0].stride():
         return  # an expanded reconstruction cannot be overwritten
     overwritten = copy_in_layout(arguments[0])
-    results = emulated("elbo_loss_", overwritten, *arguments[1:], *rest, (not given, not given))
+    results = emulated("elbo_loss_", overwritten, *arguments[1:], *rest, (not given, not given, False))
     bits = {"rtol": 0, "atol": 0, "equal_nan": True}
-    torch.testing.assert_close((*results, overwritten), (*terms, grad_mu, grad_logvar, grad_recon), **bits)
+    torch.testing.assert_close((*results, overwritten), (*terms, grad_mu, grad_logvar, None, grad_recon), **bits)
 
 
 @pytest.mark.parametrize("reduction", ALL_REDUCTIONS)

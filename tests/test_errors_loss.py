@@ -24,10 +24,11 @@ DATA = [
     Case({"target": zeros(5)}, ValueError, "target must have the shape of recon, [3, 5], got [5]"),
     Case({"target": zeros(3, 5, device="meta")}, ValueError, "target must be on the device of recon, cpu, got meta"),
 ]
+LOSSES = "recon_loss must be one of mse, l1, smooth_l1, bce_with_logits, bce, gaussian_nll, laplace_nll, got"
 CHOICES = [
-    Case({"recon_loss": "l1"}, ValueError, "recon_loss must be one of mse, got 'l1'"),
-    Case({"recon_loss": None}, ValueError, "recon_loss must be one of mse, got None"),
-    Case({"recon_loss": 3}, ValueError, "recon_loss must be one of mse, got 3"),
+    Case({"recon_loss": "huber"}, ValueError, f"{LOSSES} 'huber'"),
+    Case({"recon_loss": None}, ValueError, f"{LOSSES} None"),
+    Case({"recon_loss": 3}, ValueError, f"{LOSSES} 3"),
     Case({"reduction": "none"}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got 'none'"),
     Case({"reduction": "SUM"}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got 'SUM'"),
     Case({"reduction": ""}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got ''"),

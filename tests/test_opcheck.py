@@ -156,7 +156,7 @@ def test_elbo_loss(device, dtype, layout, reduction, given_kl, tensor_beta):
 @pytest.mark.parametrize("given_kl", [False, True])
 def test_elbo_loss_with_gradients(device, dtype, layout, given_kl):
     operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
-    mask = [True, not given_kl, not given_kl]
+    mask = [True, not given_kl, not given_kl, False]
     opcheck(
         ops.elbo_loss_with_gradients.default, (*operands, 0.5, None, "mse", "mean" if not given_kl else "sum", mask)
     )
@@ -169,7 +169,7 @@ def test_elbo_loss_backward(device, dtype, layout, reduction, given_kl):
     operands = objective(layout, dtype, device, given_kl)
     shape = SHAPE[:1] if reduction == "sample" else ()
     grad = torch.randn(shape, dtype=wide(dtype)).to(device).requires_grad_()
-    mask = [True, True, not given_kl, not given_kl, given_kl]
+    mask = [True, True, not given_kl, not given_kl, given_kl, False]
     opcheck(ops.elbo_loss_backward.default, (grad, *operands, 0.5, None, "mse", reduction, mask))
 
 
@@ -189,7 +189,7 @@ def test_elbo_loss_backward_in_place(device, dtype, layout):
 def test_elbo_loss_in_place(device, dtype, layout, given_kl):
     recon, *operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
     recon = torch.empty_like(recon).copy_(recon)  # an expanded one cannot be overwritten
-    mask = [not given_kl, not given_kl]
+    mask = [not given_kl, not given_kl, False]
     opcheck(ops.elbo_loss_.default, (recon, *operands, 0.5, None, "mse", "sum" if given_kl else "mean", mask))
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 REDUCTIONS = ("batchmean", "sum", "sample", "mean")
-RECON_LOSSES = ("mse",)
+RECON_LOSSES = ("mse", "l1", "smooth_l1", "bce_with_logits", "bce", "gaussian_nll", "laplace_nll")
+LINEAR_RECON_LOSSES = ("mse",)
 
 
 def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -319,7 +320,7 @@ def check_linear_reconstruction(
 ) -> None:
     """Everything that ``linear_reconstruction`` asks of its arguments."""
     check_linear(hidden, weight, bias, target)
-    check_choice("recon_loss", recon_loss, RECON_LOSSES)
+    check_choice("recon_loss", recon_loss, LINEAR_RECON_LOSSES)
     check_choice("reduction", reduction, REDUCTIONS)
     check_chunk(chunk)
 

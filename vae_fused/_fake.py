@@ -14,6 +14,8 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._fake_objective import OBJECTIVE_FAKES
+from vae_fused._fake_results import like_if, reduced
 from vae_fused._packed_moments import check_moments, check_prior_moments
 
 
@@ -22,10 +24,6 @@ def _samples_like(mu: Tensor, num_samples: int | None) -> Tensor:
     if num_samples is None:
         return one
     return mu.new_empty_strided((num_samples, *mu.shape), (mu.numel(), *one.stride()))
-
-
-def _like_if(wanted: bool, tensor: Tensor | None) -> Tensor | None:
-    return torch.empty_like(tensor) if wanted and tensor is not None else None
 
 
 def _new_key(mu: Tensor) -> Tensor:
@@ -74,20 +72,14 @@ def _reparameterize_backward(
     num_samples: int | None,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    return _like_if(output_mask[0], logvar), _like_if(output_mask[1], logvar)
-
-
-def _reduced(like: Tensor, reduction: str, dtype: torch.dtype) -> Tensor:
-    if reduction == "none":
-        return torch.empty_like(like, dtype=dtype)
-    return like.new_empty(like.shape[:1] if reduction == "sample" else (), dtype=dtype)
+    return like_if(output_mask[0], logvar), like_if(output_mask[1], logvar)
 
 
 def _kl_divergence(
     mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None, reduction: str
 ) -> Tensor:
     arguments.check_kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction)
-    return _reduced(mu, reduction, accumulation_dtype(mu.dtype))
+    return reduced(mu, reduction, accumulation_dtype(mu.dtype))
 
 
 def _kl_divergence_backward(
@@ -100,7 +92,7 @@ def _kl_divergence_backward(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     present = (True, True, prior_mu is not None, prior_logvar is not None)
-    return tuple(_like_if(wanted and there, mu) for wanted, there in zip(output_mask, present, strict=True))
+    return tuple(like_if(wanted and there, mu) for wanted, there in zip(output_mask, present, strict=True))
 
 
 def _half(moments: Tensor, dim: int) -> Tensor:
@@ -163,106 +155,7 @@ def _packed_kl_divergence_backward(
     prior_logvar_max: float,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    return _like_if(output_mask[0], moments), _like_if(output_mask[1], prior_moments)
-
-
-def _elbo_loss(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    *,
-    target_scale: float = 1.0,
-    target_shift: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    weight = beta if beta_tensor is None else beta_tensor
-    arguments.check_elbo_loss(recon, target, mu, logvar, kl, weight, recon_loss, reduction, target_scale, target_shift)
-    latent = mu if kl is None else kl
-    assert latent is not None  # established by check_elbo_loss
-    dtype = accumulation_dtype(recon.dtype, target.dtype, latent.dtype)
-    return (
-        _reduced(recon, reduction, dtype),
-        _reduced(recon, reduction, dtype),
-        _reduced(recon, reduction, dtype),
-    )
-
-
-def _elbo_loss_with_gradients(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    output_mask: Sequence[bool],
-    **target_reading: float,
-) -> tuple[Tensor | None, ...]:
-    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, **target_reading)
-    operands = (recon, mu, logvar)
-    return (*terms, *(_like_if(wanted, of) for wanted, of in zip(output_mask, operands, strict=True)))
-
-
-def _elbo_loss_(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    output_mask: Sequence[bool],
-    **target_reading: float,
-) -> tuple[Tensor | None, ...]:
-    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, **target_reading)
-    arguments.check_inplace(True, reduction)
-    return (*terms, *(_like_if(wanted, of) for wanted, of in zip(output_mask, (mu, logvar), strict=True)))
-
-
-def _elbo_loss_backward(
-    grad_loss: Tensor,
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    output_mask: Sequence[bool],
-    **target_reading: float,
-) -> tuple[Tensor | None, ...]:
-    operands = (recon, target, mu, logvar, kl)
-    return tuple(_like_if(wanted, of) for wanted, of in zip(output_mask, operands, strict=True))
-
-
-def _elbo_loss_backward_(
-    grad_loss: Tensor,
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    grad_recon: Tensor | None,
-    grad_mu: Tensor | None,
-    grad_logvar: Tensor | None,
-    **target_reading: float,
-) -> None:
-    return None
+    return like_if(output_mask[0], moments), like_if(output_mask[1], prior_moments)
 
 
 def _linear_reconstruction(
@@ -275,7 +168,7 @@ def _linear_reconstruction(
     chunk: int | None,
 ) -> Tensor:
     arguments.check_linear_reconstruction(hidden, weight, bias, target, recon_loss, reduction, chunk)
-    return _reduced(hidden, reduction, torch.float64)
+    return reduced(hidden, reduction, torch.float64)
 
 
 def _linear_reconstruction_with_gradients(
@@ -333,11 +226,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "packed_reparameterize_backward": _packed_reparameterize_backward,
     "packed_kl_divergence": _packed_kl_divergence,
     "packed_kl_divergence_backward": _packed_kl_divergence_backward,
-    "elbo_loss": _elbo_loss,
-    "elbo_loss_with_gradients": _elbo_loss_with_gradients,
-    "elbo_loss_": _elbo_loss_,
-    "elbo_loss_backward": _elbo_loss_backward,
-    "elbo_loss_backward_": _elbo_loss_backward_,
+    **OBJECTIVE_FAKES,
     "linear_reconstruction": _linear_reconstruction,
     "linear_reconstruction_with_gradients": _linear_reconstruction_with_gradients,
     "linear_reconstruction_backward": _linear_reconstruction_backward,

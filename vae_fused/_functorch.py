@@ -13,9 +13,12 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._arguments_reconstruction import check_term
 from vae_fused._functorch_functions import Value
-from vae_fused._functorch_terms import KLDivergence, Noise, Sample, SquaredError
+from vae_fused._functorch_terms import KLDivergence, Noise, Sample, SquaredError, sum_of
 from vae_fused._philox import draw_key
+from vae_fused._reference_terms import reconstruction_elements, term_dtype
+from vae_fused._sigma import resolved_log_sigma
 from vae_fused._terms import ELBOTerms
 
 __all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
@@ -115,17 +118,37 @@ def elbo_loss(
     target_scale: float = 1.0,
     target_shift: float = 0.0,
     inplace: bool = False,
+    weight: Tensor | None = None,
+    log_sigma: float | Tensor | str | None = None,
+    recon_weight: float = 1.0,
+    full: bool = False,
+    smooth_l1_beta: float = 1.0,
+    log_sigma_floor: float | None = None,
 ) -> Tensor | ELBOTerms:
     """See :func:`vae_fused.elbo_loss`.
 
     The terms are two launches here, not one: each is then folded as its own operands are mapped, and beta, which may be
-    mapped too, stays outside the kernels. ``inplace`` is only checked.
+    mapped too, stays outside the kernels. ``inplace`` is only checked. Reconstruction terms other than the squared
+    error without weights are the reference's formulas.
     """
     arguments.check_elbo_loss(recon, target, mu, logvar, kl, beta, recon_loss, reduction, target_scale, target_shift)
     arguments.check_inplace(inplace, reduction)
+    check_term(recon, recon_loss, weight, log_sigma, log_sigma_floor, recon_weight, full, smooth_l1_beta, inplace)
     if target.dtype == torch.uint8:  # formulas need numbers
         target = target.to(accumulation_dtype(recon.dtype)) * target_scale + target_shift
-    reconstruction = _averaged(_squared_error(recon, target, reduction == "sample").double(), recon, reduction)
+    sigma = resolved_log_sigma(
+        log_sigma,
+        log_sigma_floor,
+        lambda: reconstruction_elements(recon, target, "mse", weight).sum(dtype=torch.float64),
+        recon,
+        weight,
+    )
+    if recon_loss == "mse" and weight is None:
+        total = _squared_error(recon, target, reduction == "sample").double()
+    else:
+        elements = reconstruction_elements(recon, target, recon_loss, weight, sigma, full, smooth_l1_beta)
+        total = sum_of(elements.double(), reduction == "sample")
+    reconstruction = recon_weight * _averaged(total, recon, reduction)
     if kl is not None:
         latent_dtype = kl.dtype
         kl_term = _averaged(kl.double() if reduction == "sample" else kl.sum(dtype=torch.float64), kl, reduction)
@@ -133,9 +156,9 @@ def elbo_loss(
         assert mu is not None and logvar is not None  # established by check_elbo_loss
         latent_dtype = mu.dtype
         kl_term = kl_divergence(mu, logvar, reduction=reduction).double()
-    weight = beta.to(device=recon.device, dtype=torch.float64) if isinstance(beta, Tensor) else beta
-    dtype = accumulation_dtype(recon.dtype, target.dtype, latent_dtype)
-    loss = (reconstruction + weight * kl_term).to(dtype)
+    factor = beta.to(device=recon.device, dtype=torch.float64) if isinstance(beta, Tensor) else beta
+    dtype = accumulation_dtype(term_dtype(recon, target, weight, sigma), latent_dtype)
+    loss = (reconstruction + factor * kl_term).to(dtype)
     if not return_terms:
         return loss
     return ELBOTerms(loss, reconstruction.detach().to(dtype), kl_term.detach().to(dtype))

@@ -59,7 +59,8 @@ def _over_events(per_item: Tensor, like: Tensor) -> Tensor:
     return per_item.reshape(-1, *[1] * (like.dim() - 1)) if per_item.dim() == 1 else per_item
 
 
-def _sum(elements: Tensor, by_item: bool) -> Tensor:
+def sum_of(elements: Tensor, by_item: bool) -> Tensor:
+    """The sum over everything, or over the events of every item, in the dtype of the elements."""
     dtype = elements.dtype
     if not by_item:
         return elements.sum(dtype=torch.float64).to(dtype)
@@ -83,14 +84,14 @@ class SquaredError(Term):
 
     def gradient(self, wanted: Sequence[bool], grad: Tensor, *operands: Any) -> Operands:
         recon, target = operands
-        mask = [*wanted, False, False, False]
+        mask = [*wanted, False, False, False, False]
         return ops.elbo_loss_backward.default(grad, *self._objective(recon, target), mask)[:2]
 
     def tangent(self, operands: Operands, tangents: Operands) -> Tensor:
         recon, target = operands
         dtype = accumulation_dtype(recon.dtype, target.dtype)
         along = _tangent(tangents[0], dtype) - _tangent(tangents[1], dtype)
-        return _sum(2.0 * (recon.to(dtype) - target.to(dtype)) * along, self.by_item)
+        return sum_of(2.0 * (recon.to(dtype) - target.to(dtype)) * along, self.by_item)
 
     def curvature(self, grad: Tensor, operands: Operands, tangents: Operands) -> Operands:
         recon, target = operands
@@ -132,7 +133,7 @@ class KLDivergence(Term):
         of_difference, of_log_ratio, of_prior = self._along(tangents, difference.dtype)
         scaled = difference * precision
         elements = scaled * (of_difference - 0.5 * difference * of_prior) + 0.5 * torch.expm1(log_ratio) * of_log_ratio
-        return elements if self.reduction == "none" else _sum(elements, self.reduction == "sample")
+        return elements if self.reduction == "none" else sum_of(elements, self.reduction == "sample")
 
     def curvature(self, grad: Tensor, operands: Operands, tangents: Operands) -> Operands:
         mu = operands[0]

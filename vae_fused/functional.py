@@ -9,28 +9,16 @@ is right on every device, only slower.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
-from vae_fused import reference
-from vae_fused._library import calls_operators, has_kernels, may_overwrite, ops
-from vae_fused._terms import ELBOTerms
+from vae_fused._library import calls_operators, ops
+from vae_fused._otherwise import otherwise
+from vae_fused.objective import elbo_loss
 
 __all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
-
-
-def _otherwise(tensor: Tensor) -> ModuleType:
-    # Where a call does not go straight to the operators: inside a transform, or on a device without kernels.
-    if not has_kernels(tensor):
-        return reference
-    # Imported here, because it tells Dynamo about its Functions and importing Dynamo takes longer than importing torch.
-    from vae_fused import _functorch
-
-    return _functorch
 
 
 def standard_normal(
@@ -70,7 +58,7 @@ def standard_normal(
     if device is not None:
         key = key.to(device)
     if not calls_operators(key):
-        return _otherwise(key).standard_normal(key, size, dtype=dtype)
+        return otherwise(key).standard_normal(key, size, dtype=dtype)
     return ops.standard_normal.default(key, size, dtype=dtype)
 
 
@@ -110,7 +98,7 @@ def reparameterize(
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
     if not calls_operators(mu):
-        return _otherwise(mu).reparameterize(mu, logvar, num_samples=num_samples, generator=generator, key=key)
+        return otherwise(mu).reparameterize(mu, logvar, num_samples=num_samples, generator=generator, key=key)
     arguments.check_num_samples(num_samples)
     arguments.check_noise_source(generator, key, mu.device)
     if key is not None:
@@ -150,7 +138,7 @@ def reparameterize_with_kl(
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
     if not calls_operators(mu):
-        return _otherwise(mu).reparameterize_with_kl(mu, logvar, generator=generator, key=key)
+        return otherwise(mu).reparameterize_with_kl(mu, logvar, generator=generator, key=key)
     arguments.check_noise_source(generator, key, mu.device)
     if key is not None:
         arguments.check_tensor("key", key)
@@ -196,162 +184,8 @@ def kl_divergence(
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
     if not calls_operators(mu):
-        return _otherwise(mu).kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction=reduction)
+        return otherwise(mu).kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction=reduction)
     for name, prior in (("prior_mu", prior_mu), ("prior_logvar", prior_logvar)):
         arguments.check_prior(name, prior, mu)  # before autograd expands it
     arguments.check_choice("reduction", reduction, (*arguments.REDUCTIONS, "none"))
     return ops.kl_divergence.default(mu, logvar, prior_mu, prior_logvar, reduction)
-
-
-@overload
-def elbo_loss(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None = ...,
-    logvar: Tensor | None = ...,
-    *,
-    kl: Tensor | None = ...,
-    beta: float | Tensor = ...,
-    recon_loss: str = ...,
-    reduction: str = ...,
-    return_terms: Literal[False] = ...,
-    target_scale: float = ...,
-    target_shift: float = ...,
-    inplace: bool = ...,
-) -> Tensor: ...
-@overload
-def elbo_loss(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None = ...,
-    logvar: Tensor | None = ...,
-    *,
-    kl: Tensor | None = ...,
-    beta: float | Tensor = ...,
-    recon_loss: str = ...,
-    reduction: str = ...,
-    return_terms: Literal[True],
-    target_scale: float = ...,
-    target_shift: float = ...,
-    inplace: bool = ...,
-) -> ELBOTerms: ...
-@overload
-def elbo_loss(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None = ...,
-    logvar: Tensor | None = ...,
-    *,
-    kl: Tensor | None = ...,
-    beta: float | Tensor = ...,
-    recon_loss: str = ...,
-    reduction: str = ...,
-    return_terms: bool,
-    target_scale: float = ...,
-    target_shift: float = ...,
-    inplace: bool = ...,
-) -> Tensor | ELBOTerms: ...
-def elbo_loss(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None = None,
-    logvar: Tensor | None = None,
-    *,
-    kl: Tensor | None = None,
-    beta: float | Tensor = 1.0,
-    recon_loss: str = "mse",
-    reduction: str = "batchmean",
-    return_terms: bool = False,
-    target_scale: float = 1,  # 1.0 would be made an input under dynamic=True, found to be none, and traced again
-    target_shift: float = 0,
-    inplace: bool = False,
-) -> Tensor | ELBOTerms:
-    r"""The negative ELBO, reconstruction + beta * KL, in nats: one pass that also computes the gradients.
-
-    :math:`\sum (x - \hat x)^2 + \beta\,\tfrac12 \sum (\mu^2 + \sigma^2 - 1 - \log\sigma^2)`. The squared error is
-    summed without a factor ½. Sums are bitwise the same from run to run and on any number of threads.
-
-    Args:
-        recon: the reconstruction, ``[B, ...]``; float16, bfloat16, float32 or float64, any strides.
-        target: the data, same shape and device; its dtype may differ from that of ``recon``. Images may stay the
-            bytes that they are: of a ``uint8`` target each byte is read as ``target_scale * byte + target_shift``
-            inside the kernel, and no float copy of the batch is made.
-        mu: posterior mean, ``[B, ...]``.
-        logvar: posterior log-variance, same shape, dtype and device as ``mu``.
-        kl: the per-item KL ``[B]`` of :func:`reparameterize_with_kl`, in place of ``mu`` and ``logvar``.
-        beta: weight of the KL (Higgins et al. 2017); a float, or a 0-dim tensor that is read when the kernel runs.
-        recon_loss: ``"mse"``, the squared error.
-        reduction: ``"batchmean"`` (sum over events, mean over the batch: the ELBO's own scale), ``"sum"``,
-            ``"sample"`` (``[B]``) or ``"mean"`` (each term over its own elements; not with ``kl``).
-        return_terms: also return the two terms, from the same launch.
-        target_scale: of a ``uint8`` target; ``1 / 255`` makes bytes the unit interval.
-        target_shift: of a ``uint8`` target; ``-1.0`` with a scale of ``2 / 255`` makes them -1 to 1.
-        inplace: let the gradient of ``recon`` take the place of ``recon``, so that no memory is allocated for it. A
-            permission: after the call the content of ``recon`` is undefined, it is rounded to its own dtype before it
-            is multiplied by the incoming gradient, and the backward runs once. Use it where ``recon`` comes straight
-            from a layer that does not keep its output, such as ``nn.Linear`` or ``nn.Conv2d``; autograd refuses the
-            backward of one that does, such as ``nn.Sigmoid``. It changes nothing where ``recon`` needs no gradient,
-            without grad mode, in ``torch.compile`` and other traces, in the transforms of ``torch.func``, and on
-            devices without kernels.
-
-    Returns:
-        The loss, float32 (float64 if an operand is float64), differentiable in ``recon``, ``target``, ``mu``,
-        ``logvar``, ``kl`` and a tensor ``beta``; or with ``return_terms`` an :class:`ELBOTerms`.
-
-    Raises:
-        TypeError: an argument of a wrong type or dtype.
-        ValueError: shapes or devices that do not fit, an unknown ``recon_loss`` or ``reduction``, both or neither of
-            ``kl`` and the latent pair, ``kl`` with ``reduction="mean"``, a scale or shift for a floating target;
-            ``inplace`` with ``reduction="sample"``, with a ``recon`` that is a leaf, overlaps itself or shares memory
-            with another operand, or with a ``target`` that requires a gradient.
-        RuntimeError: in the backward, with ``inplace``: a second one, one with ``create_graph=True``, or one of a
-            ``recon`` that was modified in place after the call.
-
-    Example:
-        >>> x = torch.zeros(2, 3)
-        >>> elbo_loss(x + 1, x, torch.zeros(2, 1), torch.zeros(2, 1))
-        tensor(3.)
-
-    Source: Kingma and Welling 2013 (arXiv:1312.6114), equation 10.
-    """
-    arguments.check_tensor("recon", recon)
-    arguments.check_tensor("target", target)
-    if not calls_operators(recon):
-        return _otherwise(recon).elbo_loss(
-            recon,
-            target,
-            mu,
-            logvar,
-            kl=kl,
-            beta=beta,
-            recon_loss=recon_loss,
-            reduction=reduction,
-            return_terms=return_terms,
-            target_scale=target_scale,
-            target_shift=target_shift,
-            inplace=inplace,
-        )
-    for name, value in (("mu", mu), ("logvar", logvar), ("kl", kl)):
-        if value is not None:
-            arguments.check_tensor(name, value)
-    arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
-    arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
-    arguments.check_beta(beta, recon)
-    arguments.check_number("target_scale", target_scale)
-    arguments.check_number("target_shift", target_shift)
-    arguments.check_inplace(inplace, reduction)
-    beta_value, beta_tensor = 1.0, None
-    if isinstance(beta, Tensor):
-        beta_tensor = beta
-    elif torch.compiler.is_compiling():
-        # A product is what Dynamo traces without taking the float's value, so that another beta does not recompile.
-        beta_tensor = torch.ones((), dtype=torch.float64, device=recon.device) * beta
-    else:
-        beta_value = float(beta)
-    operands = (recon, target, mu, logvar, kl, beta_value, beta_tensor, recon_loss, reduction)
-    reading = {"target_scale": target_scale, "target_shift": target_shift}
-    if inplace and may_overwrite(recon, target):
-        terms = ops.elbo_loss_.default(*operands, (False, False), **reading)[:3]
-    else:
-        terms = ops.elbo_loss.default(*operands, **reading)
-    return ELBOTerms(*terms) if return_terms else terms[0]

@@ -183,6 +183,7 @@ class FusedLinearELBOLoss(ObjectiveModule):
         torch.Size([8, 784])
     """
 
+    recon_losses: tuple[str, ...] = arguments.LINEAR_RECON_LOSSES
     bias: Tensor | None
 
     def __init__(

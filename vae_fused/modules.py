@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
 from vae_fused import functional
+from vae_fused._arguments_reconstruction import HAVE_SIGMA, check_log_sigma, check_optimal, check_settings
 from vae_fused._terms import ELBOTerms
 
 __all__ = ["FusedELBOLoss"]
@@ -17,9 +18,12 @@ __all__ = ["FusedELBOLoss"]
 class ObjectiveModule(nn.Module):
     """What the loss modules share: beta, the reconstruction loss and the reduction."""
 
+    # The reconstruction terms that the module knows.
+    recon_losses: tuple[str, ...] = arguments.RECON_LOSSES
+
     def __init__(self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean") -> None:
         super().__init__()
-        arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
+        arguments.check_choice("recon_loss", recon_loss, self.recon_losses)
         arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
         self.beta = beta
         self.recon_loss = recon_loss
@@ -48,19 +52,29 @@ class FusedELBOLoss(ObjectiveModule):
 
     Args:
         beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
-        recon_loss: ``"mse"``, the squared error, summed without a factor ½.
+        recon_loss: the reconstruction term, ``"mse"`` (the squared error, summed without a factor ½), ``"l1"``,
+            ``"smooth_l1"``, ``"bce_with_logits"``, ``"bce"``, ``"gaussian_nll"`` or ``"laplace_nll"``, as for
+            :func:`vae_fused.elbo_loss`.
         reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
         target_scale: a ``uint8`` target is read as ``target_scale * byte + target_shift``; ``1 / 255`` makes bytes
             the unit interval.
         target_shift: see ``target_scale``.
         inplace: let the gradient of ``recon`` take the place of ``recon``, whose content is undefined after the call;
             what that asks for is said at :func:`vae_fused.elbo_loss`.
+        recon_weight: a factor of the whole reconstruction term.
+        full: add the constant of the likelihood.
+        smooth_l1_beta: of ``"smooth_l1"``, positive.
+        log_sigma: of the likelihoods: a number, ``"optimal"``, or a tensor that the module registers: an
+            ``nn.Parameter`` is learned with the model, any other tensor is a buffer. Without it every call has to
+            give one.
+        log_sigma_floor: a soft bound below, as for :func:`vae_fused.elbo_loss`.
 
     Raises:
-        TypeError: ``beta`` is not a number or a floating tensor, the scale or the shift is not a number, or ``inplace``
-            is not a bool.
-        ValueError: ``beta`` is not a scalar, ``recon_loss`` or ``reduction`` is unknown, or ``inplace`` comes with
-            ``reduction="sample"``.
+        TypeError: ``beta`` is not a number or a floating tensor, a setting that is a number is none, or ``inplace`` or
+            ``full`` is not a bool.
+        ValueError: ``beta`` is not a scalar, ``recon_loss`` or ``reduction`` is unknown, ``inplace`` comes with
+            ``reduction="sample"`` or ``log_sigma="optimal"``, or a setting is for a term that ``recon_loss`` is not; in
+            a call, ``log_sigma`` is missing or given twice.
 
     Example:
         >>> criterion = FusedELBOLoss(beta=0.5)
@@ -68,6 +82,8 @@ class FusedELBOLoss(ObjectiveModule):
         >>> criterion(x + 1, x, torch.zeros(2, 1), torch.zeros(2, 1))
         tensor(3.)
     """
+
+    log_sigma: float | Tensor | str | None
 
     def __init__(
         self,
@@ -78,6 +94,11 @@ class FusedELBOLoss(ObjectiveModule):
         target_scale: float = 1,
         target_shift: float = 0,
         inplace: bool = False,
+        recon_weight: float = 1,
+        full: bool = False,
+        smooth_l1_beta: float = 1,
+        log_sigma: float | Tensor | str | None = None,
+        log_sigma_floor: float | None = None,
     ) -> None:
         super().__init__(beta, recon_loss, reduction)
         arguments.check_number("target_scale", target_scale)
@@ -86,6 +107,19 @@ class FusedELBOLoss(ObjectiveModule):
         self.target_scale = target_scale
         self.target_shift = target_shift
         self.inplace = inplace
+        check_settings(recon_loss, recon_weight, full, smooth_l1_beta)
+        # A log sigma of the calls is not known yet.
+        later = log_sigma is None and recon_loss in HAVE_SIGMA
+        check_log_sigma(0.0 if later else log_sigma, recon_loss, log_sigma_floor)
+        check_optimal(log_sigma, inplace)
+        self.recon_weight = recon_weight
+        self.full = full
+        self.smooth_l1_beta = smooth_l1_beta
+        self.log_sigma_floor = log_sigma_floor
+        if isinstance(log_sigma, Tensor) and not isinstance(log_sigma, nn.Parameter):
+            self.register_buffer("log_sigma", log_sigma)
+        else:
+            self.log_sigma = log_sigma
 
     @staticmethod
     def like(
@@ -132,6 +166,8 @@ class FusedELBOLoss(ObjectiveModule):
         *,
         kl: Tensor | None = ...,
         return_terms: Literal[False] = ...,
+        weight: Tensor | None = ...,
+        log_sigma: float | Tensor | str | None = ...,
     ) -> Tensor: ...
     @overload
     def forward(
@@ -143,6 +179,8 @@ class FusedELBOLoss(ObjectiveModule):
         *,
         kl: Tensor | None = ...,
         return_terms: Literal[True],
+        weight: Tensor | None = ...,
+        log_sigma: float | Tensor | str | None = ...,
     ) -> ELBOTerms: ...
     def forward(
         self,
@@ -153,8 +191,14 @@ class FusedELBOLoss(ObjectiveModule):
         *,
         kl: Tensor | None = None,
         return_terms: bool = False,
+        weight: Tensor | None = None,
+        log_sigma: float | Tensor | str | None = None,
     ) -> Tensor | ELBOTerms:
         """The loss of a batch, or with ``return_terms`` its :class:`ELBOTerms`; see :func:`vae_fused.elbo_loss`."""
+        if log_sigma is None:
+            log_sigma = self.log_sigma
+        elif self.log_sigma is not None:
+            raise ValueError("log_sigma was given to the module: give it to the module or to the call, got both")
         return functional.elbo_loss(
             recon,
             target,
@@ -168,6 +212,12 @@ class FusedELBOLoss(ObjectiveModule):
             target_scale=self.target_scale,
             target_shift=self.target_shift,
             inplace=self.inplace,
+            weight=weight,
+            log_sigma=log_sigma,
+            recon_weight=self.recon_weight,
+            full=self.full,
+            smooth_l1_beta=self.smooth_l1_beta,
+            log_sigma_floor=self.log_sigma_floor,
         )
 
     def extra_repr(self) -> str:
@@ -175,4 +225,9 @@ class FusedELBOLoss(ObjectiveModule):
         settings = super().extra_repr()
         if (self.target_scale, self.target_shift) != (1.0, 0.0):
             settings += f", target_scale={self.target_scale}, target_shift={self.target_shift}"
+        if self.log_sigma is not None and not isinstance(self.log_sigma, Tensor):
+            settings += f", log_sigma={self.log_sigma!r}"
+        for name, default in (("recon_weight", 1), ("full", False), ("smooth_l1_beta", 1), ("log_sigma_floor", None)):
+            if getattr(self, name) != default:
+                settings += f", {name}={getattr(self, name)}"
         return f"{settings}, inplace=True" if self.inplace else settings

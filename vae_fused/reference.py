@@ -13,7 +13,10 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._arguments_reconstruction import check_term
 from vae_fused._philox import draw_key, normals_of_shape
+from vae_fused._reference_terms import reconstruction_elements
+from vae_fused._sigma import resolved_log_sigma
 from vae_fused._terms import ELBOTerms
 
 __all__ = [
@@ -129,13 +132,30 @@ def elbo_loss(
     target_scale: float = 1.0,
     target_shift: float = 0.0,
     inplace: bool = False,
+    weight: Tensor | None = None,
+    log_sigma: float | Tensor | str | None = None,
+    recon_weight: float = 1.0,
+    full: bool = False,
+    smooth_l1_beta: float = 1.0,
+    log_sigma_floor: float | None = None,
 ) -> Tensor | ELBOTerms:
     """See :func:`vae_fused.elbo_loss`. Nothing is overwritten; ``inplace`` is only checked."""
     arguments.check_elbo_loss(recon, target, mu, logvar, kl, beta, recon_loss, reduction, target_scale, target_shift)
     arguments.check_inplace(inplace, reduction)
-    dtype = accumulation_dtype(recon.dtype, target.dtype)
-    data = target.to(dtype) * target_scale + target_shift if target.dtype == torch.uint8 else target.to(dtype)
-    reconstruction = _reduce((recon.to(dtype) - data).square(), reduction)
+    check_term(recon, recon_loss, weight, log_sigma, log_sigma_floor, recon_weight, full, smooth_l1_beta, inplace)
+    if target.dtype == torch.uint8:
+        target = target.to(accumulation_dtype(recon.dtype)) * target_scale + target_shift
+    sigma = resolved_log_sigma(
+        log_sigma,
+        log_sigma_floor,
+        lambda: reconstruction_elements(recon, target, "mse", weight).sum(dtype=torch.float64),
+        recon,
+        weight,
+    )
+    elements = reconstruction_elements(recon, target, recon_loss, weight, sigma, full, smooth_l1_beta)
+    reconstruction = _reduce(elements, reduction)
+    if recon_weight != 1:
+        reconstruction = reconstruction * recon_weight
     if kl is not None:
         latent_dtype = kl.dtype
         kl_term = _reduce(kl, reduction)
@@ -143,9 +163,9 @@ def elbo_loss(
         assert mu is not None and logvar is not None  # established by check_elbo_loss
         latent_dtype = mu.dtype
         kl_term = _reduce(_kl_elements(mu, logvar, None, None), reduction)
-    weight = beta.to(device=recon.device, dtype=torch.float64) if isinstance(beta, Tensor) else beta
-    dtype = accumulation_dtype(recon.dtype, target.dtype, latent_dtype)
-    loss = (reconstruction + weight * kl_term).to(dtype)
+    factor = beta.to(device=recon.device, dtype=torch.float64) if isinstance(beta, Tensor) else beta
+    dtype = accumulation_dtype(elements.dtype, latent_dtype)
+    loss = (reconstruction + factor * kl_term).to(dtype)
     if not return_terms:
         return loss
     return ELBOTerms(loss, reconstruction.detach().to(dtype), kl_term.detach().to(dtype))

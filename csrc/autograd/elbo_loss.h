@@ -10,6 +10,56 @@ struct DetachedTerms {
   Tensor reconstruction, kl;
 };
 
+// The arguments that are no tensors, as a backward finds them again. Those of the reconstruction term that have their
+// defaults are not saved: every entry costs a step on small tensors.
+inline void save_settings(AutogradContext* ctx, const ObjectiveArguments& a) {
+  ctx->saved_data["beta"] = a.beta;
+  ctx->saved_data["recon_loss"] = std::string(a.recon_loss);
+  ctx->saved_data["reduction"] = std::string(a.reduction);
+  ctx->saved_data["target_scale"] = a.target_scale;
+  ctx->saved_data["target_shift"] = a.target_shift;
+  const TermArguments& term = a.term;
+  if (term.log_sigma_value) ctx->saved_data["log_sigma_value"] = *term.log_sigma_value;
+  if (term.recon_weight != 1.0) ctx->saved_data["recon_weight"] = term.recon_weight;
+  if (term.full) ctx->saved_data["full"] = term.full;
+  if (term.smooth_l1_beta != 1.0) ctx->saved_data["smooth_l1_beta"] = term.smooth_l1_beta;
+}
+
+struct SavedSettings {
+  double beta;
+  std::string recon_loss, reduction;
+  double target_scale, target_shift;
+  std::optional<double> log_sigma_value;
+  double recon_weight = 1.0;
+  bool full = false;
+  double smooth_l1_beta = 1.0;
+
+  explicit SavedSettings(AutogradContext* ctx)
+      : beta(ctx->saved_data["beta"].toDouble()),
+        recon_loss(ctx->saved_data["recon_loss"].toStringRef()),
+        reduction(ctx->saved_data["reduction"].toStringRef()),
+        target_scale(ctx->saved_data["target_scale"].toDouble()),
+        target_shift(ctx->saved_data["target_shift"].toDouble()) {
+    const auto find = [&](const char* name) {
+      const auto found = ctx->saved_data.find(name);
+      return found == ctx->saved_data.end() ? at::IValue() : found->second;
+    };
+    if (const auto value = find("log_sigma_value"); !value.isNone()) log_sigma_value = value.toDouble();
+    if (const auto value = find("recon_weight"); !value.isNone()) recon_weight = value.toDouble();
+    if (const auto value = find("full"); !value.isNone()) full = value.toBool();
+    if (const auto value = find("smooth_l1_beta"); !value.isNone()) smooth_l1_beta = value.toDouble();
+  }
+
+  TermArguments term(const OptionalTensor& weight, const OptionalTensor& log_sigma) const {
+    return {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta};
+  }
+};
+
+// The gradient of a shared log_sigma for an incoming gradient of 1, which is wide, made that of grad_loss and rounded.
+inline Tensor scaled_log_sigma_gradient(const Tensor& gradient, const Tensor& grad_loss, const Tensor& log_sigma) {
+  return (gradient * grad_loss).to(log_sigma.scalar_type());
+}
+
 // The loss is linear in beta with the KL term as its slope.
 inline Tensor gradient_of_beta(const Tensor& grad_loss, const OptionalTensor& mu, const OptionalTensor& logvar,
                                const OptionalTensor& kl, const OptionalTensor& beta_tensor,

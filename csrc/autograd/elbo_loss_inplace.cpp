@@ -16,17 +16,18 @@ void check_overwritten_by_autograd(const Tensor& recon, const Tensor& target) {
                     "target must not require a gradient with inplace=True, which overwrites the recon that it needs");
 }
 
-enum Saved { kMu, kLogvar, kKL, kBetaTensor };
+enum Saved { kMu, kLogvar, kKL, kBetaTensor, kLogSigma };
 
 struct ElboLossInPlace : torch::autograd::Function<ElboLossInPlace> {
   static Tensor forward(AutogradContext* ctx, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
                         const OptionalTensor& logvar, const OptionalTensor& kl, const OptionalTensor& beta_tensor,
-                        const ObjectiveArguments& arguments, DetachedTerms* terms) {
-    Tensor loss, grad_mu, grad_logvar;
+                        const OptionalTensor& log_sigma, const ObjectiveArguments& arguments, DetachedTerms* terms) {
+    const auto wanted = [](const OptionalTensor& input) { return present(input) && input->requires_grad(); };
+    Tensor loss, grad_mu, grad_logvar, grad_log_sigma;
     {
       BelowAutograd guard;
-      std::tie(loss, terms->reconstruction, terms->kl, grad_mu, grad_logvar) =
-          ops::elbo_loss_(arguments, {present(mu) && mu->requires_grad(), present(logvar) && logvar->requires_grad()});
+      std::tie(loss, terms->reconstruction, terms->kl, grad_mu, grad_logvar, grad_log_sigma) =
+          ops::elbo_loss_(arguments, {wanted(mu), wanted(logvar), wanted(log_sigma)});
     }
     // Whoever saved recon for its own backward finds out by this.
     recon.unsafeGetTensorImpl()->bump_version();
@@ -34,19 +35,20 @@ struct ElboLossInPlace : torch::autograd::Function<ElboLossInPlace> {
     ctx->saved_data["grad_recon"] = grad_recon;
     ctx->saved_data["grad_mu"] = grad_mu;
     ctx->saved_data["grad_logvar"] = grad_logvar;
+    if (grad_log_sigma.defined()) ctx->saved_data["grad_log_sigma"] = grad_log_sigma;
     ctx->saved_data["version"] = grad_recon._version();
     ctx->saved_data["beta"] = arguments.beta;
     ctx->saved_data["reduction"] = std::string(arguments.reduction);
     // The KL is computed again where beta needs a gradient.
     const bool with_latent = present(beta_tensor) && beta_tensor->requires_grad();
     ctx->save_for_backward({with_latent ? or_undefined(mu) : Tensor(), with_latent ? or_undefined(logvar) : Tensor(),
-                            or_undefined(kl), or_undefined(beta_tensor)});
+                            or_undefined(kl), or_undefined(beta_tensor), or_undefined(log_sigma)});
     ctx->set_materialize_grads(false);
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list result(8);  // recon, target, mu, logvar, kl, beta_tensor, and two that are no tensors
+    variable_list result(9);  // recon, target, mu, logvar, kl, beta_tensor, log_sigma, and two that are no tensors
     const Tensor& grad_loss = grads[0];
     if (!grad_loss.defined()) return result;
     TORCH_CHECK(!at::GradMode::is_enabled() && !at::isTensorSubclassLike(grad_loss),
@@ -68,8 +70,11 @@ struct ElboLossInPlace : torch::autograd::Function<ElboLossInPlace> {
       if (ctx->needs_input_grad(edge++)) result[2] = take(ctx, "grad_mu", grad_loss);
       if (ctx->needs_input_grad(edge++)) result[3] = take(ctx, "grad_logvar", grad_loss);
     }
-    if (present(beta_tensor) && ctx->needs_input_grad(edge)) {
+    if (present(beta_tensor) && ctx->needs_input_grad(edge++)) {
       result[5] = gradient_of_beta(grad_loss, mu, logvar, kl, beta_tensor, reduction);
+    }
+    if (saved[kLogSigma].defined() && ctx->needs_input_grad(edge)) {
+      result[6] = take(ctx, "grad_log_sigma", grad_loss).to(saved[kLogSigma].scalar_type());
     }
     return result;
   }
@@ -103,14 +108,18 @@ struct ElboLossInPlace : torch::autograd::Function<ElboLossInPlace> {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_inplace_autograd(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_inplace_autograd(
     const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
     const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-    std::string_view reduction, std::array<bool, 2> output_mask, double target_scale, double target_shift) {
-  const ObjectiveArguments arguments{recon,       target,     mu,        logvar,       kl,          beta,
-                                     beta_tensor, recon_loss, reduction, target_scale, target_shift};
-  if (!records_graph(
-          {recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl), or_undefined(beta_tensor)})) {
+    std::string_view reduction, std::array<bool, 3> output_mask, double target_scale, double target_shift,
+    const OptionalTensor& weight, const OptionalTensor& log_sigma, std::optional<double> log_sigma_value,
+    double recon_weight, bool full, double smooth_l1_beta) {
+  const ObjectiveArguments arguments{
+      recon,     target,       mu,           logvar,
+      kl,        beta,         beta_tensor,  recon_loss,
+      reduction, target_scale, target_shift, {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta}};
+  if (!records_graph({recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
+                      or_undefined(beta_tensor), or_undefined(log_sigma)})) {
     BelowAutograd guard;
     auto results = ops::elbo_loss_(arguments, output_mask);
     recon.unsafeGetTensorImpl()->bump_version();
@@ -118,8 +127,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_inplace_autograd(
   }
   check_overwritten_by_autograd(recon, target);
   DetachedTerms terms;
-  const Tensor loss = ElboLossInPlace::apply(recon, target, mu, logvar, kl, beta_tensor, arguments, &terms);
-  return {loss, terms.reconstruction, terms.kl, Tensor(), Tensor()};
+  const Tensor loss = ElboLossInPlace::apply(recon, target, mu, logvar, kl, beta_tensor, log_sigma, arguments, &terms);
+  return {loss, terms.reconstruction, terms.kl, Tensor(), Tensor(), Tensor()};
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) { m.impl("elbo_loss_", &elbo_loss_inplace_autograd); }

@@ -26,9 +26,10 @@ std::array<Tensor, kInputs> differentiable_backward(const Tensor& grad_loss, con
   if (reduction == "batchmean") incoming = grad_loss / at::Scalar(recon.sym_size(0));
   if (reduction == "mean") incoming = grad_loss / at::Scalar(recon.sym_numel());
   const OptionalTensor none, no_kl = at::zeros_symint({recon.sym_size(0)}, recon.options().dtype(at::kDouble));
-  const auto [to_recon, to_target, to_mu, to_logvar, to_kl] = ops::elbo_loss_backward(
+  const auto gradients = ops::elbo_loss_backward(
       incoming, {recon, target, none, none, no_kl, 0.0, none, recon_loss, reduction == "sample" ? "sample" : "sum"},
-      {true, true, false, false, false});
+      {true, true, false, false, false, false});
+  const Tensor &to_recon = std::get<0>(gradients), &to_target = std::get<1>(gradients);
   const Tensor rows = to_recon.flatten(0, -2);
   return {at::matmul(to_recon, weight), at::matmul(rows.t(), hidden.flatten(0, -2)),
           present(bias) ? rows.sum(0) : Tensor(), to_target};

@@ -27,6 +27,13 @@ __device__ __forceinline__ float approximate_sqrt(float x) {
   return result;
 }
 
+// Relative error 2^-23.
+__device__ __forceinline__ float approximate_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 }  // namespace vae_fused
 
 #endif

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "core/recon_loss.h"
+
 namespace vae_fused {
 
 // Dimensions left after neighbours that step alike in every operand are merged; more than that is an error.
@@ -118,6 +120,23 @@ struct ReconstructionParams {
   double* partials;                   // [B, pieces] or [pieces], or null
   Weight weight;                      // of the gradients
   Operand grad_recon, grad_target;
+};
+
+// Which reconstruction term, and the numbers in it.
+struct TermSettings {
+  ReconLoss formula;
+  double smooth_l1_beta;
+  double constant;  // of a likelihood, added to every element
+};
+
+// Any reconstruction term and its gradients: the elements times their weights.
+struct ReconstructionTermParams {
+  ReconstructionParams data;
+  TermSettings settings;
+  Operand weight;           // or absent: 1
+  Operand log_sigma;        // of a likelihood with a sigma an element
+  double* weight_partials;  // [B, pieces] or [pieces], the sums of the weights, or null
+  Operand grad_log_sigma;
 };
 
 }  // namespace vae_fused

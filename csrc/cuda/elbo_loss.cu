@@ -2,7 +2,7 @@
 #include "cuda/elbo_loss.h"
 
 #include "core/reconstruction.h"
-#include "cuda/kl_element.h"
+#include "cuda/elbo_loss_latent.h"
 
 namespace vae_fused {
 namespace {
@@ -11,7 +11,6 @@ namespace {
 // which are a vector.
 template <class R, class S>
 constexpr int kDataGroup = sizeof(S) == 1 || sizeof(R) + sizeof(S) <= 4 ? 16 : 8;
-constexpr int kLatentGroup = 8;
 
 // The storage type is known when the kernel is compiled where whole vectors are read, else when it runs.
 template <class Access, class S>
@@ -58,28 +57,6 @@ __device__ __forceinline__ double reconstruction_of_unit(const ElboLossParams& l
   return sum;
 }
 
-// Latents are few beside the data, so one kernel for all their types and layouts will do.
-template <class T>
-__device__ __forceinline__ double latent_of_unit(const ElboLossParams& launch, const Unit& unit) {
-  if (!unit.exists) return 0.0;
-  const T weight = static_cast<T>(weight_of(launch.latent.weight, unit.item) * weight_of(launch.beta, 0));
-  if constexpr (std::is_same_v<T, float>) {
-    if (launch.latent_vectors) {
-      using Access = VectorAccess<kLatentGroup, true>;
-      return kl_divergence_of_unit<Access, AnyStorage, false, false>(launch.latent, launch.latent_work, unit, weight);
-    }
-  }
-  return kl_divergence_of_unit<GenericAccess<T, 1>, T, false, false>(launch.latent, launch.latent_work, unit, weight);
-}
-
-// What falls to one lane of a team of the given KL of one item, or of all where there is one sum.
-__device__ __forceinline__ double given_kl_of_lane(const ElboLossParams& p, int64_t item, int lane, int team) {
-  if (p.data_work.items != 1) return lane == 0 ? weight_of(p.given_kl, item) : 0.0;
-  double sum = 0.0;
-  for (int64_t of = lane; of < p.batch; of += team) sum += weight_of(p.given_kl, of);
-  return sum;
-}
-
 __device__ __forceinline__ void write_results(const ElboLossParams& p, int64_t item, double data_sum,
                                               double latent_sum) {
   const double data = data_sum / p.data_divisor, latent = latent_sum / p.latent_divisor;
@@ -99,13 +76,7 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithData<S>)
   if (p.nothing_if_one && weight_of(p.grad_loss, 0) == 1.0) return;
   const bool sums = p.sums();
   const int64_t data_steps = p.data_steps(), steps = p.steps();
-  if (p.grad_given_kl.data != nullptr) {
-    for (int64_t item = blockIdx.x * int64_t{kBlock} + threadIdx.x; item < p.batch;
-         item += gridDim.x * int64_t{kBlock}) {
-      const double gradient = weight_of(p.grad_loss, item) * weight_of(p.beta, 0) / p.latent_divisor;
-      write_number(p.grad_given_kl.data, p.grad_given_kl.type, item * p.grad_given_kl.strides[0], gradient);
-    }
-  }
+  if (p.grad_given_kl.data != nullptr) write_grad_given_kl(p);
   for (int64_t step = blockIdx.x; step < steps; step += gridDim.x) {
     const bool with_data = step < data_steps, with_latent = p.paired || !with_data;
     const Unit unit = unit_of(with_data ? p.data_work : p.latent_work, with_data ? step : step - data_steps);
@@ -169,11 +140,7 @@ void launch_elbo_loss(const ElboLossParams& params, const LaunchSite& site) {
   ElboLossParams p = params;
   give_rank(p.data.extent);
   give_rank(p.latent.extent);
-  const KLDivergenceParams& latent = p.latent;
-  const ElementType type = latent.mu.type;
-  p.latent_vectors =
-      vectorizes(latent.extent, kLatentGroup,
-                 {{latent.mu, type}, {latent.logvar, type}, {latent.grad_mu, type}, {latent.grad_logvar, type}});
+  p.latent_vectors = vectorizes_latents(p.latent);
   if (p.data.wide || p.latent.wide) return start<GenericAccess<double, 1>, double, double>(p, site);
   with_storage(p.data.recon.type, [&](auto recon) {
     with_target_storage(p.data.target.type, [&](auto target) {

@@ -35,9 +35,24 @@ struct ElboLossParams {
   constexpr int64_t steps() const { return data_steps() + (with_latent && !paired ? latent_work.steps() : 0); }
 };
 
+// One launch of the objective with any reconstruction term. A likelihood may have one log sigma, which is read when
+// the kernel runs, in place of one an element.
+struct ElboLossTermParams {
+  ElboLossParams p;
+  TermSettings settings;
+  Operand weight, log_sigma, grad_log_sigma;
+  bool one_log_sigma;
+  Weight log_sigma_number;        // one number
+  double* grad_log_sigma_number;  // [items], where wanted: what every sum adds to the gradient of the one log sigma
+  double* slope_partials;         // [items, pieces]
+};
+
 // Gives both terms one team where each has one piece an item.
 void pair_terms(ElboLossParams& p);
 
+// The squared error, without weights.
 void launch_elbo_loss(const ElboLossParams& p, const LaunchSite& site);
+// Any term.
+void launch_elbo_loss_term(const ElboLossTermParams& p, const LaunchSite& site);
 
 }  // namespace vae_fused

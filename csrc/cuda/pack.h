@@ -14,6 +14,11 @@ struct alignas(16) Pack {
   uint32_t word[4];  // [kCount] of S, the first in the lowest bits
 };
 
+// Eight bytes, half as many.
+struct alignas(8) HalfPack {
+  uint32_t word[2];
+};
+
 __device__ __forceinline__ void unpack(const Pack<float>& pack, float* values) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) values[i] = __uint_as_float(pack.word[i]);

@@ -6,8 +6,9 @@
 
 namespace vae_fused {
 
-// The storage type of an operand whose type is known at run time only.
+// The storage type of an operand whose type is known at run time only; the second may be bytes, which are only read.
 struct AnyStorage {};
+struct AnyStorageOrBytes {};
 
 // kRows: the operands may be rows that lie apart, and logvar may be clamped, as the halves of packed moments are and
 // do; contiguous operands save the arithmetic of both.
@@ -33,6 +34,13 @@ struct VectorAccess {
           case ElementType::kBFloat16: return load<__nv_bfloat16>(operand, values, shift);
           default: return load<float>(operand, values, shift);
         }
+      } else if constexpr (std::is_same_v<S, AnyStorageOrBytes>) {
+        if (operand.type != ElementType::kByte) return load<AnyStorage>(operand, values, shift);
+        static_assert(kSize == 8);
+        const auto bytes =
+            *reinterpret_cast<const HalfPack*>(static_cast<const uint8_t*>(operand.data) + shift + offset(operand));
+#pragma unroll
+        for (int e = 0; e < kSize; ++e) values[e] = static_cast<float>(bytes.word[e / 4] >> (e % 4 * 8) & 0xffu);
       } else {
         const auto* packs =
             reinterpret_cast<const Pack<S>*>(static_cast<const S*>(operand.data) + shift + offset(operand));

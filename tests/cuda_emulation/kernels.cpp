@@ -6,6 +6,7 @@
 #define __CUDACC__  // core/ takes its device branches; the headers above must not
 
 #include "cuda/elbo_loss.cu"
+#include "cuda/elbo_loss_term.cu"
 #include "cuda/kl_divergence.cu"
 #include "cuda/reparameterize.cu"
 #include "cuda/standard_normal.cu"

@@ -17,7 +17,8 @@ struct KernelTable {
   TileKernel<ReparameterizeParams> reparameterize;
   TileKernel<ReparameterizeBackwardParams> reparameterize_backward;
   TileKernel<KLDivergenceParams> kl_divergence;
-  TileKernel<ReconstructionParams> reconstruction;
+  TileKernel<ReconstructionParams> reconstruction;           // the squared error, without weights
+  TileKernel<ReconstructionTermParams> reconstruction_term;  // any term
 };
 
 extern const KernelTable kAvx512Kernels, kAvx2Kernels, kBaselineKernels;

@@ -102,6 +102,9 @@ inline float approximate_exp2(float x) {
 inline float approximate_sqrt(float x) {
   return static_cast<float>(std::sqrt(double{x}) * (1.0 + largest_error(x, -23)));
 }
+inline float approximate_reciprocal(float x) {
+  return static_cast<float>(1.0 / double{x} * (1.0 + largest_error(x, -23)));
+}
 }  // namespace vae_fused
 
 inline void sincospi(double turns, double* sine, double* cosine) {

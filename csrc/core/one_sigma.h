@@ -1,0 +1,35 @@
+// A likelihood whose elements share one sigma is a plain term of the differences, scaled: no kernel of its own.
+//
+// With s = log sigma, w the weight of an element, W = sum w and c the constant of the density, or 0,
+//   Gaussian: sum w (d^2 / (2 sigma^2) + s + c) = (e^{-2s} / 2) sum w d^2 + (s + c) W,
+//   Laplace:  sum w (|d| / sigma + s + c)       =  e^{-s}       sum w |d| + (s + c) W.
+// The sums are float64, so nothing is lost by scaling them, and the derivative in s needs no pass of its own.
+#pragma once
+
+#include <cmath>
+
+#include "core/macros.h"
+#include "core/recon_loss.h"
+
+namespace vae_fused {
+
+// The formula that the kernels evaluate for a likelihood with one sigma.
+constexpr ReconLoss plain_term(ReconLoss loss) {
+  return loss == ReconLoss::kGaussianNLL ? ReconLoss::kMSE : ReconLoss::kL1;
+}
+
+struct OneSigma {
+  double scale;   // of the plain term's sum and gradients
+  double offset;  // of every element, times its weight
+  double power;   // the scale is proportional to sigma^-power
+
+  VAE_FUSED_HOST_DEVICE double value(double sum, double weights) const { return scale * sum + offset * weights; }
+  VAE_FUSED_HOST_DEVICE double derivative(double sum, double weights) const { return weights - power * scale * sum; }
+};
+
+VAE_FUSED_HOST_DEVICE OneSigma one_sigma(ReconLoss loss, double log_sigma, double constant) {
+  if (loss == ReconLoss::kGaussianNLL) return {0.5 * ::exp(-2.0 * log_sigma), log_sigma + constant, 2.0};
+  return {::exp(-log_sigma), log_sigma + constant, 1.0};
+}
+
+}  // namespace vae_fused

@@ -1,0 +1,152 @@
+"""The CUDA code of the reconstruction terms, run on the host and compared with the CPU operators."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from cuda_emulation.harness import DTYPES, assert_agree, emulated, emulating, needs_emulation, on_cpu
+from helpers.layouts import LAYOUTS
+from helpers.terms import TERMS, Operands, TermCase, operands_of
+from torch import Tensor
+
+pytestmark = needs_emulation
+REDUCTIONS = ["batchmean", "sum", "mean", "sample"]
+SHAPES = [(3, 5), (2, 16), (2, 4, 4, 8), (3, 2, 40, 64), (5, 1500)]
+on_terms = pytest.mark.parametrize("term", TERMS, ids=str)
+FORMULAS = [term for term in TERMS if not term.settings]
+
+
+@pytest.fixture(autouse=True)
+def emulation() -> Iterator[ctypes.CDLL]:
+    with emulating() as library:
+        yield library
+
+
+def arguments_of(operands: Operands, reduction: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As the operators take them."""
+    settings = {
+        name: value.detach() if isinstance(value, Tensor) else value for name, value in operands.settings.items()
+    }
+    recon_loss = settings.pop("recon_loss")
+    if isinstance(settings.get("log_sigma"), float):
+        settings["log_sigma_value"] = settings.pop("log_sigma")
+    tensors = (operands.recon, operands.target, operands.mu, operands.logvar)
+    return (*(t.detach() for t in tensors), None, 0.7, None, recon_loss, reduction), {**settings, "recon_weight": 1.3}
+
+
+def compare(actual: Any, expected: Any, mixed: bool) -> None:
+    """As assert_agree, with room for what a likelihood's terms of both signs leave of a rounding of their size."""
+    for one, other in zip(actual, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is None:
+            continue
+        if one.numel() > 0 and one.dim() <= 1 and one.dtype in (torch.float32, torch.float64):
+            torch.testing.assert_close(one, other, rtol=2e-6, atol=2e-5, equal_nan=True)
+        else:
+            assert_agree(one, other, mixed=mixed)
+
+
+def check(operands: Operands, reduction: str, mixed: bool = False) -> None:
+    arguments, settings = arguments_of(operands, reduction)
+    learned = "log_sigma" in settings
+    of_target = operands.target.is_floating_point()
+    compare(emulated("elbo_loss", *arguments, **settings), on_cpu("elbo_loss", *arguments, **settings), mixed)
+    grad = torch.tensor(-1.5) if reduction != "sample" else torch.linspace(-1, 1, operands.recon.shape[0])
+    for mask in [(True, of_target, True, True, False, learned), (False, False, False, True, False, learned)]:
+        backward = (grad, *arguments, mask)
+        compare(
+            emulated("elbo_loss_backward", *backward, **settings),
+            on_cpu("elbo_loss_backward", *backward, **settings),
+            mixed,
+        )
+    if reduction == "sample":
+        return
+    mask = (True, True, True, learned)
+    results = emulated("elbo_loss_with_gradients", *arguments, mask, **settings)
+    compare(results, on_cpu("elbo_loss_with_gradients", *arguments, mask, **settings), mixed)
+    buffers, of_sigma = list(results[3:6]), results[6]
+    of_elements = learned and settings["log_sigma"].shape == operands.recon.shape
+    emulated("elbo_loss_backward_", torch.tensor(-1.5), *arguments, *buffers, **settings,
+             grad_log_sigma=of_sigma if of_elements else None)  # fmt: skip
+    expected = on_cpu(
+        "elbo_loss_backward", torch.tensor(-1.5), *arguments, (True, False, True, True, False, of_elements), **settings
+    )
+    compare([*buffers, of_sigma if of_elements else None], [*expected[:1], *expected[2:4], expected[5]], mixed)
+    overwritten = torch.empty_like(operands.recon).copy_(operands.recon.detach())
+    in_place = emulated("elbo_loss_", overwritten, *arguments[1:], (True, True, learned), **settings)
+    again = emulated("elbo_loss_with_gradients", *arguments, mask, **settings)
+    torch.testing.assert_close(
+        (*in_place, overwritten), (*again[:3], *again[4:7], again[3]), rtol=0, atol=0, equal_nan=True
+    )
+
+
+@on_terms
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_shapes(term: TermCase, reduction: str) -> None:
+    for shape in SHAPES:
+        check(operands_of(term, shape), reduction)
+        check(operands_of(term, shape, weight=shape), reduction)
+
+
+@pytest.mark.parametrize("term", FORMULAS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(term: TermCase, layout: Any) -> None:
+    if layout.__name__.startswith("expanded"):
+        return  # the in-place gradient has no memory there
+    for reduction in ("batchmean", "sample"):
+        operands = operands_of(term, (2, 3, 4, 8), weight=(3, 1, 8))
+        operands.recon, operands.target = layout(operands.recon.detach()), layout(operands.target)
+        check(operands, reduction)
+
+
+@pytest.mark.parametrize("term", FORMULAS, ids=str)
+def test_dtypes(term: TermCase) -> None:
+    for recon, target, third in itertools.product(DTYPES, [torch.float32, torch.bfloat16, torch.uint8], DTYPES):
+        operands = operands_of(term, (3, 32), recon)
+        operands.target = (
+            torch.randint(0, 2, (3, 32), dtype=target) if target == torch.uint8 else operands.target.to(target)
+        )
+        log_sigma = operands.settings.get("log_sigma")
+        if isinstance(log_sigma, Tensor):
+            operands.settings["log_sigma"] = log_sigma.detach().to(third)
+        operands.settings["weight"] = torch.rand(3, 32).to(third) if third != torch.float16 else torch.rand(3, 32) < 0.5
+        wide = {tensor.dtype == torch.float64 for tensor in (operands.recon, operands.mu, operands.settings["weight"])}
+        check(operands, "batchmean", mixed=len(wide) == 2 or third == torch.float64 or recon == torch.float64)
+
+
+def test_bits_do_not_depend_on_the_grid(emulation: ctypes.CDLL) -> None:
+    def everything() -> list[Tensor]:
+        results = []
+        torch.manual_seed(3)
+        for term, reduction in itertools.product(TERMS, REDUCTIONS):
+            arguments, settings = arguments_of(operands_of(term, (3, 2, 4500), weight=(4500,)), reduction)
+            results += emulated("elbo_loss", *arguments, **settings)
+            grad = torch.ones(3 if reduction == "sample" else ())
+            mask = (True, True, False, False, False, "log_sigma" in settings)
+            results += emulated("elbo_loss_backward", grad, *arguments, mask, **settings)
+        return [result for result in results if result is not None]
+
+    unlimited = everything()
+    for blocks in (1, 7):
+        emulation.emulate_largest_grid(blocks)
+        assert all(torch.equal(one, other) for one, other in zip(everything(), unlimited, strict=True))
+
+
+@pytest.mark.parametrize("term", FORMULAS, ids=str)
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_empty_tensors(term: TermCase, shape: tuple[int, ...]) -> None:
+    for reduction in REDUCTIONS:
+        arguments, settings = arguments_of(operands_of(term, shape), reduction)
+        compare(emulated("elbo_loss", *arguments, **settings), on_cpu("elbo_loss", *arguments, **settings), False)
+        grad = torch.ones(shape[0] if reduction == "sample" else ())
+        backward = (grad, *arguments, (True, True, True, True, False, "log_sigma" in settings))
+        compare(
+            emulated("elbo_loss_backward", *backward, **settings),
+            on_cpu("elbo_loss_backward", *backward, **settings),
+            False,
+        )

@@ -152,9 +152,9 @@ class FusedELBOLoss(ObjectiveModule):
 
         return presets.like(name, beta=beta, recon_loss=recon_loss, **settings)
 
-    def _beta_of(self, recon: Tensor, mu: Tensor | None) -> Tensor:
-        """The weight of the KL that the kernel is given."""
-        return self._beta
+    def _weights(self, recon: Tensor, mu: Tensor | None) -> tuple[float, Tensor]:
+        """The weights of reconstruction and KL that the kernel is given."""
+        return self.recon_weight, self._beta
 
     @overload
     def forward(
@@ -199,13 +199,14 @@ class FusedELBOLoss(ObjectiveModule):
             log_sigma = self.log_sigma
         elif self.log_sigma is not None:
             raise ValueError("log_sigma was given to the module: give it to the module or to the call, got both")
+        recon_weight, beta = self._weights(recon, mu)
         return functional.elbo_loss(
             recon,
             target,
             mu,
             logvar,
             kl=kl,
-            beta=self._beta_of(recon, mu),
+            beta=beta,
             recon_loss=self.recon_loss,
             reduction=self.reduction,
             return_terms=return_terms,
@@ -214,7 +215,7 @@ class FusedELBOLoss(ObjectiveModule):
             inplace=self.inplace,
             weight=weight,
             log_sigma=log_sigma,
-            recon_weight=self.recon_weight,
+            recon_weight=recon_weight,
             full=self.full,
             smooth_l1_beta=self.smooth_l1_beta,
             log_sigma_floor=self.log_sigma_floor,

@@ -1,10 +1,10 @@
 """The table of peers: their number, ours, and both times.
 
-    python benchmarks/peer_table.py [--seconds 2] [--write docs/peers.md]
+    OMP_NUM_THREADS=1 python benchmarks/peer_table.py [--seconds 2] [--write docs/peers.md]
 
 needs ``pip install '.[peers]'``. ``--write`` puts the table between the lines ``<!-- begin: peers -->`` and
 ``<!-- end: peers -->`` of a document. Times are those of a step with its backward, the minimum over rounds in which
-peer and ours took turns, in one process.
+peer and ours took turns, in one process; those of one thread bear a busy machine better.
 """
 
 from __future__ import annotations

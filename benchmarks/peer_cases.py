@@ -94,14 +94,14 @@ def _autoencoder() -> PeerCase:
 def _loss(name: str, recon_loss: str, library: str | None = None) -> PeerCase:
     data, latent = ((64, 2, 4096), (64, 64, 16)) if name == "stable-audio" else ((64, 3, 64, 64), (64, 128))
     x = torch.rand(data)
-    recon = (x + 0.1 * torch.randn(data)).requires_grad_()
+    recon = torch.randn(data).sigmoid().requires_grad_()  # probabilities, which suit every loss
     mu, logvar = torch.randn(latent).requires_grad_(), torch.randn(latent).requires_grad_()
     peer, criterion = LOSSES[name, recon_loss], vf.FusedELBOLoss.like(name, recon_loss=recon_loss)
     functions = (lambda: peer(recon, x, mu, logvar)), (lambda: criterion(recon, x, mu, logvar))
     size = "x".join(map(str, data))
     return PeerCase(
         name, version(library) if library else "source", f"loss, {recon_loss}", functions, functions,
-        f"loss of {size} data", [recon, mu, logvar],
+        f"loss of {size} data", [recon, mu, logvar, *criterion.parameters()],
     )  # fmt: skip
 
 
@@ -132,10 +132,17 @@ _BUILDERS: list[Callable[[], PeerCase]] = [
     _autoencoder,
     lambda: _posterior((2, 32, 5, 30, 45), "video", "the peer sums over C, T and H and leaves W: too small by W = 45"),
     lambda: _posterior((2, 64, 128, 128), "image, float16", "the peer's sum overflows", torch.float16),
+    lambda: _loss("pytorch-examples", "bce"),
     lambda: _loss("pythae", "mse", "pythae"),
+    lambda: _loss("pythae", "bce", "pythae"),
     lambda: _loss("pytorch-vae", "mse"),
+    lambda: _loss("latent-diffusion", "laplace_nll"),
     lambda: _loss("lightning-bolts", "mse"),
+    lambda: _loss("disentangling-vae", "bce"),
     lambda: _loss("disentangling-vae", "mse"),
+    lambda: _loss("disentangling-vae", "l1"),
+    lambda: _loss("sigma-vae", "gaussian_nll"),
+    lambda: _loss("stable-audio", "l1"),
     lambda: _loss("stable-audio", "mse"),
     lambda: _normal("torch.distributions", "torch", (Normal, vf.Normal)),
     lambda: _normal("pyro", "pyro-ppl", (pyro.distributions.Normal, PyroNormal)),

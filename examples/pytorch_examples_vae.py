@@ -51,7 +51,7 @@ class VAE(nn.Module):
         return self.decode(self.reparameterize(mu, logvar, key)), mu, logvar
 
 
-loss_function = vf.FusedELBOLoss(reduction="sum")  # was: F.mse_loss(recon_x, x, reduction="sum") + KLD, written out
+loss_function = vf.FusedELBOLoss.like("pytorch-examples")  # was: BCE + KLD, written out
 
 
 def digits() -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ shapes = pytest.mark.parametrize(
 
 
 def operands_of(data=(6, 3, 8, 8), latent=(6, 5), dtype=torch.float32, device="cpu"):
-    return (*images(data, dtype, device), *latents(latent, dtype, device))
+    recon, target = images(data, dtype, device)
+    return recon.sigmoid(), target, *latents(latent, dtype, device)  # probabilities, which suit every loss
 
 
 @on_formulas
@@ -46,7 +47,7 @@ def test_number_and_gradients_of_the_project(device, name, recon_loss, data, lat
 
 @on_formulas
 def test_beta_is_on_the_scale_of_the_project(device, name, recon_loss):
-    operands = operands_of(device=device)
+    operands = operands_of(dtype=torch.float64, device=device)
     expected = PEER_LOSSES[name, recon_loss](*operands, beta=0.7)
     criterion = vf.FusedELBOLoss.like(name, recon_loss=recon_loss, beta=0.7)
     assert criterion.beta == 0.7
@@ -58,7 +59,7 @@ def test_beta_is_on_the_scale_of_the_project(device, name, recon_loss):
     torch.testing.assert_close(loss, expected)
     (gradient,) = torch.autograd.grad(loss, criterion.beta)
     without = PEER_LOSSES[name, recon_loss](*operands, beta=0.0)
-    torch.testing.assert_close(gradient, (expected - without) / 0.7, rtol=1e-4, atol=0)
+    torch.testing.assert_close(gradient.double(), (expected - without) / 0.7, rtol=1e-4, atol=0)
 
 
 @on_formulas
@@ -69,6 +70,43 @@ def test_terms_are_on_the_scale_of_the_project(device, name, recon_loss):
     torch.testing.assert_close(terms.reconstruction, reconstruction)
     torch.testing.assert_close(terms.loss, PEER_LOSSES[name, recon_loss](*operands))
     torch.testing.assert_close(terms.loss, terms.reconstruction + PRESETS[name].beta * terms.kl)
+
+
+def test_sigma_of_latent_diffusion_is_learned(device):
+    operands = operands_of(dtype=torch.float64, device=device)
+    criterion = vf.FusedELBOLoss.like("latent-diffusion").to(device, torch.float64)
+    (log_sigma,) = criterion.parameters()
+    assert log_sigma == 0.0
+    with torch.no_grad():
+        log_sigma.fill_(0.3)
+    loss = criterion(*operands)
+    expected = PEER_LOSSES["latent-diffusion", "laplace_nll"](*operands, log_sigma=log_sigma)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, log_sigma)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+    first, second = (vf.FusedELBOLoss.like("latent-diffusion") for _ in range(2))
+    assert first.log_sigma is not second.log_sigma
+
+
+@pytest.mark.parametrize("value", [0.4, -7.0])
+def test_given_sigma_of_sigma_vae_has_the_soft_floor_too(device, value):
+    recon, x, mu, logvar = operands_of(dtype=torch.float64, device=device)
+    log_sigma = torch.tensor(value, dtype=torch.float64, device=device, requires_grad=True)
+    clipped = -6 + torch.nn.functional.softplus(log_sigma + 6)
+    nll = -torch.distributions.Normal(recon, clipped.exp()).log_prob(x)
+    expected = nll.sum() + vf.kl_divergence(mu, logvar, reduction="sum")
+    loss = vf.FusedELBOLoss.like("sigma-vae", log_sigma=torch.nn.Parameter(log_sigma.detach().clone()))
+    torch.testing.assert_close(loss(recon, x, mu, logvar), expected)
+    (gradient,) = torch.autograd.grad(loss(recon, x, mu, logvar), loss.log_sigma)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, log_sigma)[0])
+
+
+def test_recon_weight_multiplies_that_of_the_project(device):
+    operands = operands_of(device=device)
+    once = vf.FusedELBOLoss.like("pytorch-vae")(*operands, return_terms=True)
+    twice = vf.FusedELBOLoss.like("pytorch-vae", recon_weight=2.0)(*operands, return_terms=True)
+    torch.testing.assert_close(twice.reconstruction, 2 * once.reconstruction)
+    torch.testing.assert_close(twice.kl, once.kl)
 
 
 def test_kl_of_the_sampling_where_it_is_summed(device):
@@ -111,7 +149,7 @@ def test_empty_event_and_batch(device):
     assert vf.FusedELBOLoss.like("pythae")(x, x, mu, mu) == 0
 
 
-@pytest.mark.parametrize("name", ["pytorch-vae", "lightning-bolts"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_compiles_without_a_break(device, name):
     operands = operands_of(device=device)
     criterion = vf.FusedELBOLoss.like(name)

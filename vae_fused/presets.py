@@ -80,6 +80,8 @@ class Preset:
 
 _SUM, _MEAN_RECON, _MEAN, _PER_POSITION = (SCALES[name] for name in ("sum", "mean_recon", "mean", "per_position"))
 
+_OPTIMAL_SIGMA = {"log_sigma": "optimal", "log_sigma_floor": -6.0, "full": True}
+
 PRESETS = MappingProxyType(
     {
         "pytorch-examples": Preset({"bce": _SUM}, reduction="sum"),
@@ -88,7 +90,7 @@ PRESETS = MappingProxyType(
         "latent-diffusion": Preset({"laplace_nll": _SUM}, beta=1e-6, settings={"log_sigma": "learned"}),
         "lightning-bolts": Preset({"mse": _MEAN}, beta=0.1),
         "disentangling-vae": Preset({"bce": _SUM, "mse": Scale(recon=255.0), "l1": Scale(recon=3.0)}, beta=4.0),
-        "sigma-vae": Preset({"gaussian_nll": _SUM}, reduction="sum", settings={"log_sigma": "optimal", "full": True}),
+        "sigma-vae": Preset({"gaussian_nll": _SUM}, reduction="sum", settings=_OPTIMAL_SIGMA),
         "stable-audio": Preset({"l1": _PER_POSITION, "mse": _PER_POSITION}, beta=1e-4),
     }
 )
@@ -129,18 +131,17 @@ class PeerELBOLoss(FusedELBOLoss):
                 "give mu and logvar"
             )
         result = super().forward(recon, target, mu, logvar, **arguments_of_call)
-        if not isinstance(result, ELBOTerms):
-            return result
-        return ELBOTerms(result.loss, result.reconstruction, self._kl_weight(mu) * result.kl)
+        if isinstance(result, ELBOTerms) and (factor := self._kl_weight(mu)) != 1.0:
+            return result._replace(kl=factor * result.kl)
+        return result
 
     def _weights(self, recon: Tensor, mu: Tensor | None) -> tuple[float, Tensor]:
-        # Shapes alone decide, so the factors are constants of a trace and no work on a device.
-        recon_weight, beta = super()._weights(recon, mu)
+        recon_weight = self.recon_weight * self.scale.recon_weight(recon.shape[1:].numel())
         kl_weight = self._kl_weight(mu)
-        recon_weight *= self.scale.recon_weight(recon.shape[1:].numel())
-        return recon_weight, beta if kl_weight == 1.0 else beta * kl_weight
+        return recon_weight, self._beta if kl_weight == 1.0 else self._beta * kl_weight
 
     def _kl_weight(self, mu: Tensor | None) -> float:
+        # Shapes alone decide, so this is a constant of a trace and no work on a device.
         latent = torch.Size() if mu is None else mu.shape
         return self.scale.kl_weight(latent[1:].numel(), latent[2:].numel())
 
@@ -158,7 +159,6 @@ def like(
     if recon_loss is None:
         recon_loss = next(iter(preset.scales))
     arguments.check_choice("recon_loss", recon_loss, tuple(preset.scales))
-    arguments.check_choice("recon_loss", recon_loss, arguments.RECON_LOSSES)
     settings = {**preset.settings, **settings}
     if isinstance(settings.get("log_sigma"), str) and settings["log_sigma"] == "learned":
         settings["log_sigma"] = torch.nn.Parameter(torch.zeros(()))

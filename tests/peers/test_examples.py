@@ -40,9 +40,9 @@ def test_the_change_is_marked(name):
 
 
 def original_loss(recon_x, x, mu, logvar):
-    """The loss of pytorch/examples with the squared error in place of the cross entropy."""
-    squared_error = F.mse_loss(recon_x, x, reduction="sum")
-    return squared_error - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+    """The loss of pytorch/examples."""
+    cross_entropy = F.binary_cross_entropy(recon_x, x, reduction="sum")
+    return cross_entropy - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=str)
@@ -73,5 +73,5 @@ def test_a_port_follows_the_original_step_by_step(dtype, tolerance):
             curve.append(loss.item())
         curves.append(torch.tensor(curve, dtype=torch.float64))
     ours, theirs = curves
-    assert ours[-1] < 0.6 * ours[0]
+    assert ours[-1] < 0.7 * ours[0]
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)

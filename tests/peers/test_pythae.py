@@ -16,17 +16,19 @@ import vae_fused as vf
 
 
 def operands_of(dtype=torch.float64):
-    return (*images((6, 1, 8, 8), dtype), *latents((6, 5), dtype))
+    recon, target = images((6, 1, 8, 8), dtype)
+    return recon.sigmoid(), target, *latents((6, 5), dtype)
 
 
+@pytest.mark.parametrize("recon_loss", ["mse", "bce"])
 @pytest.mark.parametrize("beta", [1.0, 4.0])
-def test_loss_terms_and_gradients(beta):
+def test_loss_terms_and_gradients(beta, recon_loss):
     if beta == 1.0:
-        peer = VAE(VAEConfig(input_dim=(1, 8, 8), latent_dim=5, reconstruction_loss="mse"))
+        peer = VAE(VAEConfig(input_dim=(1, 8, 8), latent_dim=5, reconstruction_loss=recon_loss))
     else:
-        peer = BetaVAE(BetaVAEConfig(input_dim=(1, 8, 8), latent_dim=5, reconstruction_loss="mse", beta=beta))
+        peer = BetaVAE(BetaVAEConfig(input_dim=(1, 8, 8), latent_dim=5, reconstruction_loss=recon_loss, beta=beta))
     ours, theirs = (eager.leaves(*o) for o in [operands_of()] * 2)
-    terms = vf.FusedELBOLoss.like("pythae", beta=beta)(*ours, return_terms=True)
+    terms = vf.FusedELBOLoss.like("pythae", recon_loss=recon_loss, beta=beta)(*ours, return_terms=True)
     loss, recon_loss, kld = peer.loss_function(*theirs, z=None)
     for value, expected in zip(terms, (loss, recon_loss, kld), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)

@@ -2,6 +2,7 @@
 
 #include <c10/core/ScalarType.h>
 
+#include <cmath>
 #include <string>
 
 namespace vae_fused {
@@ -83,6 +84,21 @@ void check_prior(const char* name, const std::optional<Tensor>& prior, const Ten
   check_same_device(name, *prior, "mu", mu);
   TORCH_CHECK_VALUE(expands_to(prior->sizes(), mu.sizes()), name, " must be broadcastable to the shape of mu, ",
                     mu.sizes(), ", got ", prior->sizes());
+}
+
+void check_mask(const std::optional<Tensor>& mask, const Tensor& mu) {
+  if (!present(mask)) return;
+  TORCH_CHECK_TYPE(is_supported(mask->scalar_type()) || mask->scalar_type() == at::kBool,
+                   "mask must be bool, float16, bfloat16, float32 or float64, got ", name_of(mask->scalar_type()));
+  check_same_device("mask", *mask, "mu", mu);
+  TORCH_CHECK_VALUE(expands_to(mask->sizes(), mu.sizes()), "mask must be broadcastable to the shape of mu, ",
+                    mu.sizes(), ", got ", mask->sizes());
+  TORCH_CHECK_VALUE(!mask->requires_grad(), "mask must not require a gradient: it has none");
+}
+
+void check_temperature(double temperature) {
+  TORCH_CHECK_VALUE(temperature >= 0.0 && std::isfinite(temperature),
+                    "temperature must be finite and not negative, got ", temperature);
 }
 
 void check_key(const Tensor& key) {

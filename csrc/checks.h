@@ -36,6 +36,11 @@ void check_latent_pair(const Tensor& mu, const Tensor& logvar);
 // The prior parameter expands to the shape of mu.
 void check_prior(const char* name, const std::optional<Tensor>& prior, const Tensor& mu);
 
+// A factor of each element of mu: bool or floating, expands to its shape, and needs no gradient.
+void check_mask(const std::optional<Tensor>& mask, const Tensor& mu);
+
+void check_temperature(double temperature);
+
 // A uint64 tensor of shape [2] or [batch, 2].
 void check_key(const Tensor& key);
 

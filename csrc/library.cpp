@@ -6,6 +6,8 @@
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 
+#include <string>
+
 #include "cpu/kernels/kernel_table.h"
 #include "cpu/pool.h"
 
@@ -15,29 +17,36 @@ TORCH_LIBRARY(vae_fused, m) {
 
   m.def("standard_normal(Tensor key, SymInt[] size, *, ScalarType dtype) -> Tensor", pure);
 
-  m.def("reparameterize(Tensor mu, Tensor logvar, Tensor key, *, int? num_samples=None) -> Tensor", pure);
-  m.def(
-      "reparameterize.generator(Tensor mu, Tensor logvar, *, Generator? generator=None, int? num_samples=None)"
-      " -> (Tensor z, Tensor key)",
-      random);
-  m.def("reparameterize_with_kl(Tensor mu, Tensor logvar, Tensor key) -> (Tensor z, Tensor kl)", pure);
-  m.def(
-      "reparameterize_with_kl.generator(Tensor mu, Tensor logvar, *, Generator? generator=None)"
-      " -> (Tensor z, Tensor kl, Tensor key)",
-      random);
+  // What logvar holds: its parameterization, epsilon, and the clamp of the log-variance with both its bounds or
+  // neither. The mask is a factor of the KL of each element.
+  const auto define = [&m](const std::string& begin, const std::string& end, const std::vector<at::Tag>& tags) {
+    const char* scale =
+        ", str parameterization='logvar', float epsilon=0.0, float? logvar_min=None, float? logvar_max=None,"
+        " str clamp='hard'";
+    m.def((begin + scale + end).c_str(), tags);
+  };
+  define("reparameterize(Tensor mu, Tensor logvar, Tensor key, *, int? num_samples=None",
+         ", float temperature=1.0) -> Tensor", pure);
+  define("reparameterize.generator(Tensor mu, Tensor logvar, *, Generator? generator=None, int? num_samples=None",
+         ", float temperature=1.0) -> (Tensor z, Tensor key)", random);
+  define("reparameterize_with_kl(Tensor mu, Tensor logvar, Tensor key, *, Tensor? mask=None",
+         ") -> (Tensor z, Tensor kl)", pure);
+  define("reparameterize_with_kl.generator(Tensor mu, Tensor logvar, *, Generator? generator=None, Tensor? mask=None",
+         ") -> (Tensor z, Tensor kl, Tensor key)", random);
   // The backward of all four: mu is only needed where the KL has a gradient.
-  m.def(
+  define(
       "reparameterize_backward(Tensor? grad_z, Tensor? grad_kl, Tensor? mu, Tensor logvar, Tensor key,"
-      " int? num_samples, bool[2] output_mask) -> (Tensor grad_mu, Tensor grad_logvar)",
-      pure);
+      " int? num_samples, bool[2] output_mask, *, Tensor? mask=None",
+      ", float temperature=1.0) -> (Tensor grad_mu, Tensor grad_logvar)", pure);
 
-  m.def("kl_divergence(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str reduction) -> Tensor",
-        pure);
-  m.def(
+  define(
+      "kl_divergence(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str reduction,"
+      " *, Tensor? mask=None",
+      ") -> Tensor", pure);
+  define(
       "kl_divergence_backward(Tensor grad, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar,"
-      " str reduction, bool[4] output_mask)"
-      " -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)",
-      pure);
+      " str reduction, bool[4] output_mask, *, Tensor? mask=None",
+      ") -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)", pure);
 
   // Packed moments hold mu and logvar as the halves of dimension dim; logvar is clamped to the two bounds. Their
   // gradient is one tensor like them.

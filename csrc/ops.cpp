@@ -15,63 +15,81 @@ Tensor standard_normal(const Tensor& key, c10::SymIntArrayRef size, at::ScalarTy
   return op.call(key, size, dtype);
 }
 
-Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples) {
+Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples,
+                      const ScaleArguments& scale, double temperature) {
   static const auto op =
-      find<Tensor(const Tensor&, const Tensor&, const Tensor&, std::optional<int64_t>)>("vae_fused::reparameterize");
-  return op.call(mu, logvar, key, num_samples);
+      find<Tensor(const Tensor&, const Tensor&, const Tensor&, std::optional<int64_t>, std::string_view, double,
+                  std::optional<double>, std::optional<double>, std::string_view, double)>("vae_fused::reparameterize");
+  return op.call(mu, logvar, key, num_samples, scale.parameterization, scale.epsilon, scale.logvar_min,
+                 scale.logvar_max, scale.clamp, temperature);
 }
 
 std::tuple<Tensor, Tensor> reparameterize(const Tensor& mu, const Tensor& logvar,
                                           const std::optional<at::Generator>& generator,
-                                          std::optional<int64_t> num_samples) {
-  static const auto op =
-      find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, std::optional<at::Generator>,
-                                      std::optional<int64_t>)>("vae_fused::reparameterize", "generator");
-  return op.call(mu, logvar, generator, num_samples);
+                                          std::optional<int64_t> num_samples, const ScaleArguments& scale,
+                                          double temperature) {
+  static const auto op = find<std::tuple<Tensor, Tensor>(
+      const Tensor&, const Tensor&, std::optional<at::Generator>, std::optional<int64_t>, std::string_view, double,
+      std::optional<double>, std::optional<double>, std::string_view, double)>("vae_fused::reparameterize",
+                                                                               "generator");
+  return op.call(mu, logvar, generator, num_samples, scale.parameterization, scale.epsilon, scale.logvar_min,
+                 scale.logvar_max, scale.clamp, temperature);
 }
 
-std::tuple<Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
-  static const auto op = find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&)>(
-      "vae_fused::reparameterize_with_kl");
-  return op.call(mu, logvar, key);
+std::tuple<Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                                  const OptionalTensor& mask, const ScaleArguments& scale) {
+  static const auto op = find<std::tuple<Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, std::string_view, double,
+      std::optional<double>, std::optional<double>, std::string_view)>("vae_fused::reparameterize_with_kl");
+  return op.call(mu, logvar, key, mask, scale.parameterization, scale.epsilon, scale.logvar_min, scale.logvar_max,
+                 scale.clamp);
 }
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar,
-                                                          const std::optional<at::Generator>& generator) {
-  static const auto op =
-      find<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, std::optional<at::Generator>)>(
-          "vae_fused::reparameterize_with_kl", "generator");
-  return op.call(mu, logvar, generator);
+                                                          const std::optional<at::Generator>& generator,
+                                                          const OptionalTensor& mask, const ScaleArguments& scale) {
+  static const auto op = find<std::tuple<Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, std::optional<at::Generator>, const OptionalTensor&, std::string_view, double,
+      std::optional<double>, std::optional<double>, std::string_view)>("vae_fused::reparameterize_with_kl",
+                                                                       "generator");
+  return op.call(mu, logvar, generator, mask, scale.parameterization, scale.epsilon, scale.logvar_min, scale.logvar_max,
+                 scale.clamp);
 }
 
 std::tuple<Tensor, Tensor> reparameterize_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
                                                    const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
-                                                   std::optional<int64_t> num_samples,
-                                                   std::array<bool, 2> output_mask) {
-  static const auto op =
-      find<std::tuple<Tensor, Tensor>(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                                      const Tensor&, const Tensor&, std::optional<int64_t>, std::array<bool, 2>)>(
-          "vae_fused::reparameterize_backward");
-  return op.call(grad_z, grad_kl, mu, logvar, key, num_samples, output_mask);
+                                                   std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
+                                                   const OptionalTensor& mask, const ScaleArguments& scale,
+                                                   double temperature) {
+  static const auto op = find<std::tuple<Tensor, Tensor>(
+      const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&,
+      std::optional<int64_t>, std::array<bool, 2>, const OptionalTensor&, std::string_view, double,
+      std::optional<double>, std::optional<double>, std::string_view, double)>("vae_fused::reparameterize_backward");
+  return op.call(grad_z, grad_kl, mu, logvar, key, num_samples, output_mask, mask, scale.parameterization,
+                 scale.epsilon, scale.logvar_min, scale.logvar_max, scale.clamp, temperature);
 }
 
 Tensor kl_divergence(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-                     const OptionalTensor& prior_logvar, std::string_view reduction) {
+                     const OptionalTensor& prior_logvar, std::string_view reduction, const OptionalTensor& mask,
+                     const ScaleArguments& scale) {
   static const auto op =
-      find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, std::string_view)>(
-          "vae_fused::kl_divergence");
-  return op.call(mu, logvar, prior_mu, prior_logvar, reduction);
+      find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, std::string_view,
+                  const OptionalTensor&, std::string_view, double, std::optional<double>, std::optional<double>,
+                  std::string_view)>("vae_fused::kl_divergence");
+  return op.call(mu, logvar, prior_mu, prior_logvar, reduction, mask, scale.parameterization, scale.epsilon,
+                 scale.logvar_min, scale.logvar_max, scale.clamp);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& grad, const Tensor& mu,
-                                                                  const Tensor& logvar, const OptionalTensor& prior_mu,
-                                                                  const OptionalTensor& prior_logvar,
-                                                                  std::string_view reduction,
-                                                                  std::array<bool, 4> output_mask) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(
+    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+    const OptionalTensor& prior_logvar, std::string_view reduction, std::array<bool, 4> output_mask,
+    const OptionalTensor& mask, const ScaleArguments& scale) {
   static const auto op = find<std::tuple<Tensor, Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, std::string_view,
-      std::array<bool, 4>)>("vae_fused::kl_divergence_backward");
-  return op.call(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask);
+      std::array<bool, 4>, const OptionalTensor&, std::string_view, double, std::optional<double>,
+      std::optional<double>, std::string_view)>("vae_fused::kl_divergence_backward");
+  return op.call(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask, mask, scale.parameterization,
+                 scale.epsilon, scale.logvar_min, scale.logvar_max, scale.clamp);
 }
 
 std::tuple<Tensor, Tensor> packed_reparameterize_with_kl(const Tensor& moments, const Tensor& key,

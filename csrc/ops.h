@@ -11,29 +11,36 @@
 
 #include "objective_arguments.h"
 #include "packed_moments.h"
+#include "scale_form.h"
 
 namespace vae_fused::ops {
 
 Tensor standard_normal(const Tensor& key, c10::SymIntArrayRef size, at::ScalarType dtype);
 
-Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples);
+Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples,
+                      const ScaleArguments& scale, double temperature);
 std::tuple<Tensor, Tensor> reparameterize(const Tensor& mu, const Tensor& logvar,
                                           const std::optional<at::Generator>& generator,
-                                          std::optional<int64_t> num_samples);
-std::tuple<Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key);
+                                          std::optional<int64_t> num_samples, const ScaleArguments& scale,
+                                          double temperature);
+std::tuple<Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                                  const OptionalTensor& mask, const ScaleArguments& scale);
 std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl(const Tensor& mu, const Tensor& logvar,
-                                                          const std::optional<at::Generator>& generator);
+                                                          const std::optional<at::Generator>& generator,
+                                                          const OptionalTensor& mask, const ScaleArguments& scale);
 std::tuple<Tensor, Tensor> reparameterize_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
                                                    const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
-                                                   std::optional<int64_t> num_samples, std::array<bool, 2> output_mask);
+                                                   std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
+                                                   const OptionalTensor& mask, const ScaleArguments& scale,
+                                                   double temperature);
 
 Tensor kl_divergence(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-                     const OptionalTensor& prior_logvar, std::string_view reduction);
-std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(const Tensor& grad, const Tensor& mu,
-                                                                  const Tensor& logvar, const OptionalTensor& prior_mu,
-                                                                  const OptionalTensor& prior_logvar,
-                                                                  std::string_view reduction,
-                                                                  std::array<bool, 4> output_mask);
+                     const OptionalTensor& prior_logvar, std::string_view reduction,
+                     const OptionalTensor& mask = std::nullopt, const ScaleArguments& scale = {});
+std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward(
+    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+    const OptionalTensor& prior_logvar, std::string_view reduction, std::array<bool, 4> output_mask,
+    const OptionalTensor& mask = std::nullopt, const ScaleArguments& scale = {});
 
 std::tuple<Tensor, Tensor> packed_reparameterize_with_kl(const Tensor& moments, const Tensor& key,
                                                          const Packing& packing);

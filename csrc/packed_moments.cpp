@@ -1,28 +1,14 @@
 #include "packed_moments.h"
 
 #include <ATen/ops/slice.h>
-#include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
-#include <c10/util/Half.h>
 
 #include <limits>
 
 #include "checks.h"
+#include "scale_form.h"
 
 namespace vae_fused {
-namespace {
-
-double rounded_to(at::ScalarType type, double value) {
-  switch (type) {
-    case at::kHalf: return static_cast<float>(c10::Half(static_cast<float>(value)));
-    case at::kBFloat16: return static_cast<float>(c10::BFloat16(static_cast<float>(value)));
-    case at::kFloat: return static_cast<float>(value);
-    default: return value;
-  }
-}
-
-}  // namespace
-
 Halves halves_of(const Tensor& packed, int64_t dim) {
   if (!packed.defined()) return {};
   const int64_t size = packed.size(dim) / 2;
@@ -46,10 +32,13 @@ void check_moments(const char* name, const Tensor& moments, Packing& packing) {
   packing.dim = dim;
 }
 
-LogvarClamp clamp_of(const Packing& packing, at::ScalarType type) {
+ScaleForm clamp_of(const Packing& packing, at::ScalarType type) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
-  const bool active = packing.logvar_min > -infinity || packing.logvar_max < infinity;
-  return {active, rounded_to(type, packing.logvar_min), rounded_to(type, packing.logvar_max)};
+  ScaleForm form{};
+  if (packing.logvar_min > -infinity || packing.logvar_max < infinity) form.clamp = ClampKind::kHard;
+  form.low = rounded_to(type, packing.logvar_min);
+  form.high = rounded_to(type, packing.logvar_max);
+  return form;
 }
 
 Gaussians unpack(const Tensor& moments, const std::optional<Tensor>& prior_moments, Packing& packing,

@@ -28,12 +28,13 @@ struct Packing {
 void check_moments(const char* name, const Tensor& moments, Packing& packing);
 
 // The bounds rounded to the type of the moments, as torch.clamp rounds them.
-LogvarClamp clamp_of(const Packing& packing, at::ScalarType type);
+ScaleForm clamp_of(const Packing& packing, at::ScalarType type);
 
 // A posterior and its prior, all of one shape; the prior or part of it may be undefined.
 struct Gaussians {
   Tensor mu, logvar, prior_mu, prior_logvar;
-  LogvarClamp clamp{}, prior_clamp{};
+  ScaleForm scale{}, prior_scale{};
+  Tensor mask{};  // factor of the divergence of each element, of their shape too, or undefined
 };
 
 // Checks the moments of both, which must have halves of one shape, and the packings, as check_moments does.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._arguments_posterior import check_mask, check_scale, check_temperature
 from vae_fused._packed_moments import check_moments, check_prior_moments
 
 
@@ -36,32 +37,61 @@ def _new_kl(mu: Tensor) -> Tensor:
     return mu.new_empty(mu.shape[0], dtype=accumulation_dtype(mu.dtype))
 
 
+def _check_posterior(
+    mu: Tensor,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_min: float | None = None,
+    logvar_max: float | None = None,
+    clamp: str = "hard",
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+) -> None:
+    if (logvar_min is None) != (logvar_max is None):
+        raise ValueError("logvar_clamp must be (low, high), got one bound")
+    bounds = None if logvar_min is None or logvar_max is None else (logvar_min, logvar_max)
+    check_scale(parameterization, epsilon, bounds, clamp, mu.dtype)
+    check_mask(mask, mu)
+    check_temperature(temperature)
+
+
 def _standard_normal(key: Tensor, size: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     arguments.check_normal_request(key, size, dtype)
     return key.new_empty(size, dtype=dtype)
 
 
-def _reparameterize(mu: Tensor, logvar: Tensor, key: Tensor, *, num_samples: int | None = None) -> Tensor:
+def _reparameterize(
+    mu: Tensor, logvar: Tensor, key: Tensor, *, num_samples: int | None = None, **posterior: Any
+) -> Tensor:
     arguments.check_sampling(mu, logvar, num_samples, None, key)
+    _check_posterior(mu, **posterior)
     return _samples_like(mu, num_samples)
 
 
 def _reparameterize_generator(
-    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, num_samples: int | None = None
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    num_samples: int | None = None,
+    **posterior: Any,
 ) -> tuple[Tensor, Tensor]:
     arguments.check_sampling(mu, logvar, num_samples, generator, None)
+    _check_posterior(mu, **posterior)
     return _samples_like(mu, num_samples), _new_key(mu)
 
 
-def _reparameterize_with_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def _reparameterize_with_kl(mu: Tensor, logvar: Tensor, key: Tensor, **posterior: Any) -> tuple[Tensor, Tensor]:
     arguments.check_sampling(mu, logvar, None, None, key)
+    _check_posterior(mu, **posterior)
     return torch.empty_like(mu), _new_kl(mu)
 
 
 def _reparameterize_with_kl_generator(
-    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None
+    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, **posterior: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     arguments.check_sampling(mu, logvar, None, generator, None)
+    _check_posterior(mu, **posterior)
     return torch.empty_like(mu), _new_kl(mu), _new_key(mu)
 
 
@@ -73,6 +103,7 @@ def _reparameterize_backward(
     key: Tensor,
     num_samples: int | None,
     output_mask: Sequence[bool],
+    **posterior: Any,
 ) -> tuple[Tensor | None, Tensor | None]:
     return _like_if(output_mask[0], logvar), _like_if(output_mask[1], logvar)
 
@@ -84,9 +115,15 @@ def _reduced(like: Tensor, reduction: str, dtype: torch.dtype) -> Tensor:
 
 
 def _kl_divergence(
-    mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None, reduction: str
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    reduction: str,
+    **posterior: Any,
 ) -> Tensor:
     arguments.check_kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction)
+    _check_posterior(mu, **posterior)
     return _reduced(mu, reduction, accumulation_dtype(mu.dtype))
 
 
@@ -98,6 +135,7 @@ def _kl_divergence_backward(
     prior_logvar: Tensor | None,
     reduction: str,
     output_mask: Sequence[bool],
+    **posterior: Any,
 ) -> tuple[Tensor | None, ...]:
     present = (True, True, prior_mu is not None, prior_logvar is not None)
     return tuple(_like_if(wanted and there, mu) for wanted, there in zip(output_mask, present, strict=True))

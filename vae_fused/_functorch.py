@@ -1,7 +1,8 @@
 """The functions inside the transforms of ``torch.func`` and in forward-mode AD, where C++ autograd Functions fail.
 
 Same signatures and errors as :mod:`vae_fused.functional`. Values and gradients come from the kernels, through two
-Python autograd Functions that know ``jvp`` and ``vmap``; tangents and second derivatives from formulas.
+Python autograd Functions that know ``jvp`` and ``vmap``; tangents and second derivatives from formulas. A scale that is
+not stored as its log-variance, a temperature and a mask are plain PyTorch around them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._arguments_posterior import check_mask, check_temperature
 from vae_fused._functorch_functions import Value
 from vae_fused._functorch_terms import KLDivergence, Noise, Sample, SquaredError
 from vae_fused._philox import draw_key
+from vae_fused._scale_form import ScaleForm
 from vae_fused._terms import ELBOTerms
 
 __all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
@@ -72,17 +75,62 @@ def reparameterize(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
     key: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
+    temperature: float = 1.0,
 ) -> Tensor:
     """See :func:`vae_fused.reparameterize`."""
     arguments.check_sampling(mu, logvar, num_samples, generator, key)
-    return _sample(mu, logvar, draw_key(mu.device, generator) if key is None else key, num_samples)
+    form = ScaleForm.of(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    check_temperature(temperature)
+    key = draw_key(mu.device, generator) if key is None else key
+    if form.is_logvar and temperature == 1.0:
+        return _sample(mu, logvar, key, num_samples)
+    dtype = accumulation_dtype(mu.dtype)
+    # The sample of mean 0 and log-variance 0 is the noise itself, in the shape of z.
+    zero = torch.zeros_like(mu, dtype=dtype)
+    noise = _sample(zero, zero, key, num_samples)
+    return (mu.to(dtype) + temperature * form.std(logvar, dtype) * noise).to(mu.dtype)
 
 
 def reparameterize_with_kl(
-    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, key: Tensor | None = None
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    key: Tensor | None = None,
+    mask: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
 ) -> tuple[Tensor, Tensor]:
     """See :func:`vae_fused.reparameterize_with_kl`."""
-    return reparameterize(mu, logvar, generator=generator, key=key), kl_divergence(mu, logvar, reduction="sample")
+    arguments.check_sampling(mu, logvar, None, generator, key)
+    check_mask(mask, mu)
+    z = reparameterize(
+        mu,
+        logvar,
+        generator=generator,
+        key=key,
+        parameterization=parameterization,
+        epsilon=epsilon,
+        logvar_clamp=logvar_clamp,
+        clamp=clamp,
+    )
+    kl = kl_divergence(
+        mu,
+        logvar,
+        reduction="sample",
+        mask=mask,
+        parameterization=parameterization,
+        epsilon=epsilon,
+        logvar_clamp=logvar_clamp,
+        clamp=clamp,
+    )
+    return z, kl
 
 
 def kl_divergence(
@@ -92,13 +140,34 @@ def kl_divergence(
     prior_logvar: Tensor | None = None,
     *,
     reduction: str = "batchmean",
+    mask: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
 ) -> Tensor:
     """See :func:`vae_fused.kl_divergence`."""
     arguments.check_kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction)
+    form = ScaleForm.of(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    check_mask(mask, mu)
+    if not form.is_logvar:
+        dtype = accumulation_dtype(mu.dtype)
+        mu, logvar = mu.to(dtype), form.logvar(logvar, dtype)
+        prior_mu, prior_logvar = (prior if prior is None else prior.to(dtype) for prior in (prior_mu, prior_logvar))
     # Expanded here, so that autograd sums the gradient of a prior that is shared between elements.
     priors = (prior if prior is None else prior.expand(mu.shape) for prior in (prior_mu, prior_logvar))
-    total = _kl_divergence(mu, logvar, *priors, reduction if reduction in ("sample", "none") else "sum")
-    return _averaged(total, mu, reduction)
+    if mask is None:
+        total = _kl_divergence(mu, logvar, *priors, reduction if reduction in ("sample", "none") else "sum")
+        return _averaged(total, mu, reduction)
+    elements = _kl_divergence(mu, logvar, *priors, "none")
+    elements = elements * mask.to(elements.dtype)
+    if reduction == "none":
+        return elements
+    if reduction == "sample":
+        total = elements.flatten(1).sum(1, dtype=torch.float64) if mu.dim() > 1 else elements
+    else:
+        total = _averaged(elements.sum(dtype=torch.float64), mu, reduction)
+    return total.to(elements.dtype)
 
 
 def elbo_loss(

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused import reference
+from vae_fused._arguments_posterior import check_mask, check_temperature
 from vae_fused._library import calls_operators, has_kernels, may_overwrite, ops
+from vae_fused._scale_form import operator_arguments
 from vae_fused._terms import ELBOTerms
 
 __all__ = ["elbo_loss", "kl_divergence", "reparameterize", "reparameterize_with_kl", "standard_normal"]
@@ -81,16 +83,32 @@ def reparameterize(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
     key: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
+    temperature: float = 1.0,
 ) -> Tensor:
-    r"""Sample the posterior, :math:`z = \mu + e^{\lambda/2}\,\varepsilon` with :math:`\lambda = \log\sigma^2`.
+    r"""Sample the posterior, :math:`z = \mu + t\,\sigma\,\varepsilon` with :math:`\sigma = e^{\lambda/2}`.
 
     Args:
         mu: posterior mean, ``[B, ...]``; float16, bfloat16, float32 or float64, any strides.
-        logvar: log-variance, same shape, dtype and device.
+        logvar: log-variance :math:`\lambda = \log\sigma^2`, same shape, dtype and device; or what
+            ``parameterization`` says.
         num_samples: draw K samples per item; the result has shape ``[K, B, ...]``.
         generator: where the noise comes from; by default the device's default generator.
         key: the noise as a function of a uint64 key ``(seed, offset)``, shape ``(2,)``, or ``(B, 2)`` for one key per
             item: item i's noise then depends on key i alone, not on the batch. Not together with ``generator``.
+        parameterization: what ``logvar`` holds: the ``"logvar"``, the ``"log_std"``, the ``"std"``, the ``"var"``, or
+            x with a standard deviation or variance of :math:`e^x` (``"exp_std"``, ``"exp_var"``, which with
+            ``epsilon=0`` are the logarithms by another name) or :math:`\log(1+e^x)` (``"softplus_std"``,
+            ``"softplus_var"``). A negative standard deviation or variance makes the KL NaN; nothing checks for it.
+        epsilon: added to the standard deviation or the variance, whichever the parameterization is of; 0 or more.
+        logvar_clamp: bounds ``(low, high)`` of the log-variance, before ``epsilon``; None leaves it as it is.
+        clamp: how: ``"hard"``, as ``torch.clamp``, whose gradient is zero beyond the bounds; ``"soft"``,
+            :math:`m + h\tanh((\lambda - m)/h)` with m the middle and h half the distance of the bounds;
+            ``"straight_through"``, the value of ``"hard"`` with the gradient of no clamp.
+        temperature: :math:`t`, a factor of the standard deviation in the sample alone, 0 or more.
 
     Returns:
         z in the dtype of ``mu``, shape ``[B, ...]`` or ``[K, B, ...]``; the arithmetic is in float32 or wider, rounded
@@ -98,29 +116,56 @@ def reparameterize(
 
     Raises:
         TypeError: an argument of a wrong type or dtype.
-        ValueError: shapes or devices that differ, ``num_samples < 1``, or both ``generator`` and ``key``.
+        ValueError: shapes or devices that differ, ``num_samples < 1``, both ``generator`` and ``key``, an unknown
+            ``parameterization`` or ``clamp``, bounds that are no ordered pair, a negative ``epsilon`` or
+            ``temperature``.
 
     Example:
         >>> z = reparameterize(torch.zeros(8, 2), torch.zeros(8, 2), num_samples=3)
         >>> z.shape
         torch.Size([3, 8, 2])
 
-    Source: Kingma and Welling 2013 (arXiv:1312.6114), section 2.4.
+    Source: Kingma and Welling 2013 (arXiv:1312.6114), section 2.4; soft clamp: Vahdat and Kautz 2020
+    (arXiv:2007.03898), whose code clamps with 5 tanh(x/5); straight-through: Bengio et al. 2013 (arXiv:1308.3432).
     """
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
     if not calls_operators(mu):
-        return _otherwise(mu).reparameterize(mu, logvar, num_samples=num_samples, generator=generator, key=key)
+        return _otherwise(mu).reparameterize(
+            mu,
+            logvar,
+            num_samples=num_samples,
+            generator=generator,
+            key=key,
+            parameterization=parameterization,
+            epsilon=epsilon,
+            logvar_clamp=logvar_clamp,
+            clamp=clamp,
+            temperature=temperature,
+        )
     arguments.check_num_samples(num_samples)
     arguments.check_noise_source(generator, key, mu.device)
+    scale = operator_arguments(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    if temperature != 1.0:
+        check_temperature(temperature)
+        scale["temperature"] = float(temperature)
     if key is not None:
         arguments.check_tensor("key", key)
-        return ops.reparameterize.default(mu, logvar, key, num_samples=num_samples)
-    return ops.reparameterize.generator(mu, logvar, generator=generator, num_samples=num_samples)[0]
+        return ops.reparameterize.default(mu, logvar, key, num_samples=num_samples, **scale)
+    return ops.reparameterize.generator(mu, logvar, generator=generator, num_samples=num_samples, **scale)[0]
 
 
 def reparameterize_with_kl(
-    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, key: Tensor | None = None
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    key: Tensor | None = None,
+    mask: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the posterior and score it against the unit prior in one pass over ``mu`` and ``logvar``.
 
@@ -129,16 +174,22 @@ def reparameterize_with_kl(
 
     Args:
         mu: posterior mean, ``[B, ...]``; float16, bfloat16, float32 or float64, any strides.
-        logvar: log-variance, same shape, dtype and device.
+        logvar: log-variance, same shape, dtype and device; or what ``parameterization`` says.
         generator: as for :func:`reparameterize`.
         key: as for :func:`reparameterize`.
+        mask: a factor of the KL of each element, broadcastable to ``mu``: bool or floating, without a gradient. The
+            sample does not depend on it.
+        parameterization: as for :func:`reparameterize`.
+        epsilon: as for :func:`reparameterize`.
+        logvar_clamp: as for :func:`reparameterize`.
+        clamp: as for :func:`reparameterize`.
 
     Returns:
         ``(z, kl)``: z as ``mu``; kl in nats, ``[B]``, float32 (float64 for float64), for ``elbo_loss(..., kl=kl)``.
 
     Raises:
         TypeError: an argument of a wrong type or dtype.
-        ValueError: shapes or devices that differ, or both ``generator`` and ``key``.
+        ValueError: as for :func:`reparameterize`; or a mask that does not fit or requires a gradient.
 
     Example:
         >>> z, kl = reparameterize_with_kl(torch.zeros(8, 2), torch.zeros(8, 2))
@@ -150,12 +201,26 @@ def reparameterize_with_kl(
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
     if not calls_operators(mu):
-        return _otherwise(mu).reparameterize_with_kl(mu, logvar, generator=generator, key=key)
+        return _otherwise(mu).reparameterize_with_kl(
+            mu,
+            logvar,
+            generator=generator,
+            key=key,
+            mask=mask,
+            parameterization=parameterization,
+            epsilon=epsilon,
+            logvar_clamp=logvar_clamp,
+            clamp=clamp,
+        )
     arguments.check_noise_source(generator, key, mu.device)
+    scale = operator_arguments(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    if mask is not None:
+        check_mask(mask, mu)
+        scale["mask"] = mask
     if key is not None:
         arguments.check_tensor("key", key)
-        return ops.reparameterize_with_kl.default(mu, logvar, key)
-    return ops.reparameterize_with_kl.generator(mu, logvar, generator=generator)[:2]
+        return ops.reparameterize_with_kl.default(mu, logvar, key, **scale)
+    return ops.reparameterize_with_kl.generator(mu, logvar, generator=generator, **scale)[:2]
 
 
 def kl_divergence(
@@ -165,6 +230,11 @@ def kl_divergence(
     prior_logvar: Tensor | None = None,
     *,
     reduction: str = "batchmean",
+    mask: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
 ) -> Tensor:
     r"""KL divergence of a diagonal Gaussian posterior from a diagonal Gaussian prior, in nats.
 
@@ -174,33 +244,57 @@ def kl_divergence(
 
     Args:
         mu: posterior mean, ``[B, ...]``; float16, bfloat16, float32 or float64, any strides.
-        logvar: posterior log-variance, same shape, dtype and device.
+        logvar: posterior log-variance, same shape, dtype and device; or what ``parameterization`` says.
         prior_mu: prior mean, broadcastable to ``mu``; 0 by default.
-        prior_logvar: prior log-variance, broadcastable to ``mu``; 0 by default.
+        prior_logvar: prior log-variance, broadcastable to ``mu``; 0 by default. Always the log-variance itself:
+            ``parameterization`` and the clamp are of the posterior.
         reduction: ``"batchmean"`` (sum over events, mean over the batch), ``"sum"``, ``"sample"`` (``[B]``),
-            ``"mean"`` (over the elements) or ``"none"`` (elementwise, the shape of ``mu``).
+            ``"mean"`` (over the elements of ``mu``, with a mask too) or ``"none"`` (elementwise, the shape of ``mu``).
+        mask: a factor of each element, broadcastable to ``mu``: bool or floating, without a gradient.
+        parameterization: as for :func:`reparameterize`.
+        epsilon: as for :func:`reparameterize`.
+        logvar_clamp: as for :func:`reparameterize`.
+        clamp: as for :func:`reparameterize`.
 
     Returns:
         The divergence, float32 (float64 for float64), differentiable in all four parameters.
 
     Raises:
         TypeError: an argument of a wrong type or dtype.
-        ValueError: shapes or devices that do not fit, or an unknown reduction.
+        ValueError: shapes or devices that do not fit, an unknown reduction, parameterization or clamp, bounds that are
+            no ordered pair, a negative ``epsilon``, or a mask that requires a gradient.
 
     Example:
         >>> kl_divergence(torch.full((1, 1), 2.0), torch.zeros(1, 1))
         tensor(2.)
+        >>> kl_divergence(torch.zeros(1, 1), torch.ones(1, 1), parameterization="std")
+        tensor(0.)
 
     Source: Kingma and Welling 2013 (arXiv:1312.6114), appendix B.
     """
     arguments.check_tensor("mu", mu)
     arguments.check_tensor("logvar", logvar)
     if not calls_operators(mu):
-        return _otherwise(mu).kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction=reduction)
+        return _otherwise(mu).kl_divergence(
+            mu,
+            logvar,
+            prior_mu,
+            prior_logvar,
+            reduction=reduction,
+            mask=mask,
+            parameterization=parameterization,
+            epsilon=epsilon,
+            logvar_clamp=logvar_clamp,
+            clamp=clamp,
+        )
     for name, prior in (("prior_mu", prior_mu), ("prior_logvar", prior_logvar)):
         arguments.check_prior(name, prior, mu)  # before autograd expands it
     arguments.check_choice("reduction", reduction, (*arguments.REDUCTIONS, "none"))
-    return ops.kl_divergence.default(mu, logvar, prior_mu, prior_logvar, reduction)
+    scale = operator_arguments(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    if mask is not None:
+        check_mask(mask, mu)
+        scale["mask"] = mask
+    return ops.kl_divergence.default(mu, logvar, prior_mu, prior_logvar, reduction, **scale)
 
 
 @overload

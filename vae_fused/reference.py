@@ -13,7 +13,9 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._arguments_posterior import check_mask, check_temperature
 from vae_fused._philox import draw_key, normals_of_shape
+from vae_fused._scale_form import ScaleForm
 from vae_fused._terms import ELBOTerms
 
 __all__ = [
@@ -49,10 +51,12 @@ def _noise_like(mu: Tensor, num_samples: int | None, key: Tensor) -> Tensor:
     return normals_of_shape(key, (mu.shape[0], num_samples, *mu.shape[1:]), dtype).movedim(0, 1)
 
 
-def _sample(mu: Tensor, logvar: Tensor, num_samples: int | None, key: Tensor) -> Tensor:
+def _sample(
+    mu: Tensor, logvar: Tensor, num_samples: int | None, key: Tensor, form: ScaleForm, temperature: float
+) -> Tensor:
     noise = _noise_like(mu, num_samples, key)
-    sigma = torch.exp(0.5 * logvar.to(noise.dtype))
-    return (mu.to(noise.dtype) + sigma * noise).to(mu.dtype)
+    sigma = form.std(logvar, noise.dtype)
+    return (mu.to(noise.dtype) + temperature * sigma * noise).to(mu.dtype)
 
 
 def reparameterize(
@@ -62,17 +66,39 @@ def reparameterize(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
     key: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
+    temperature: float = 1.0,
 ) -> Tensor:
     """See :func:`vae_fused.reparameterize`."""
     arguments.check_sampling(mu, logvar, num_samples, generator, key)
-    return _sample(mu, logvar, num_samples, draw_key(mu.device, generator) if key is None else key)
+    form = ScaleForm.of(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    check_temperature(temperature)
+    key = draw_key(mu.device, generator) if key is None else key
+    return _sample(mu, logvar, num_samples, key, form, temperature)
 
 
 def reparameterize_with_kl(
-    mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None, key: Tensor | None = None
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    key: Tensor | None = None,
+    mask: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
 ) -> tuple[Tensor, Tensor]:
     """See :func:`vae_fused.reparameterize_with_kl`."""
-    return reparameterize(mu, logvar, generator=generator, key=key), kl_divergence(mu, logvar, reduction="sample")
+    arguments.check_sampling(mu, logvar, None, generator, key)
+    form = ScaleForm.of(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    check_mask(mask, mu)
+    z = _sample(mu, logvar, None, draw_key(mu.device, generator) if key is None else key, form, 1.0)
+    elements = _kl_of_form(mu, logvar, None, None, form, mask)
+    return z, _reduce(elements, "sample").to(elements.dtype)
 
 
 def _reduce(elements: Tensor, reduction: str) -> Tensor:
@@ -101,6 +127,19 @@ def _kl_elements(mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logv
     return 0.5 * (distance + torch.expm1(log_ratio) - log_ratio)
 
 
+def _kl_of_form(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    form: ScaleForm,
+    mask: Tensor | None,
+) -> Tensor:
+    dtype = accumulation_dtype(mu.dtype)
+    elements = _kl_elements(mu.to(dtype), form.logvar(logvar, dtype), prior_mu, prior_logvar)
+    return elements if mask is None else elements * mask.to(dtype)
+
+
 def kl_divergence(
     mu: Tensor,
     logvar: Tensor,
@@ -108,10 +147,17 @@ def kl_divergence(
     prior_logvar: Tensor | None = None,
     *,
     reduction: str = "batchmean",
+    mask: Tensor | None = None,
+    parameterization: str = "logvar",
+    epsilon: float = 0.0,
+    logvar_clamp: Sequence[float] | None = None,
+    clamp: str = "hard",
 ) -> Tensor:
     """See :func:`vae_fused.kl_divergence`."""
     arguments.check_kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction)
-    elements = _kl_elements(mu, logvar, prior_mu, prior_logvar)
+    form = ScaleForm.of(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
+    check_mask(mask, mu)
+    elements = _kl_of_form(mu, logvar, prior_mu, prior_logvar, form, mask)
     return _reduce(elements, reduction).to(elements.dtype)
 
 

@@ -1,6 +1,7 @@
 // The KL divergence between diagonal Gaussians.
 #include "autograd/common.h"
 #include "autograd/packed_moments.h"
+#include "autograd/scale_form.h"
 
 #include <ATen/ops/exp.h>
 #include <ATen/ops/expm1.h>
@@ -19,10 +20,12 @@ Tensor element_weight(const Tensor& grad, const Tensor& mu, std::string_view red
 std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(const Tensor& grad, const Tensor& mu,
                                                                    const Tensor& logvar, const OptionalTensor& prior_mu,
                                                                    const OptionalTensor& prior_logvar,
-                                                                   std::string_view reduction) {
+                                                                   std::string_view reduction,
+                                                                   const OptionalTensor& mask, const ScaleForm& form) {
   const auto dtype = accumulation_type({&mu});
-  const Tensor weight = element_weight(grad.to(dtype), mu, reduction);
-  Tensor difference = mu.to(dtype), log_ratio = logvar.to(dtype);
+  const Tensor weight = masked(element_weight(grad.to(dtype), mu, reduction), mask);
+  const DifferentiableScale scale = differentiable_scale(form, logvar.to(dtype));
+  Tensor difference = mu.to(dtype), log_ratio = scale.logvar;
   if (present(prior_mu)) difference = difference - prior_mu->to(dtype);
   Tensor scaled = difference;
   if (present(prior_logvar)) {
@@ -30,21 +33,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(const Tensor&
     log_ratio = log_ratio - prior;
     scaled = difference * at::exp(-prior);
   }
-  const Tensor ratio_minus_one = at::expm1(log_ratio), to_mu = weight * scaled;
+  const Tensor ratio_minus_one = present(prior_logvar) ? at::expm1(log_ratio) : scale.variance_minus_one;
+  const Tensor to_mu = weight * scaled;
   const auto narrow = [&](const Tensor& gradient) { return gradient.to(mu.scalar_type()).expand_as(mu); };
-  return {narrow(to_mu), narrow(0.5 * weight * ratio_minus_one), narrow(-to_mu),
+  return {narrow(to_mu), narrow(0.5 * weight * ratio_minus_one * scale.logvar_slope), narrow(-to_mu),
           narrow(-0.5 * weight * (ratio_minus_one + difference * scaled))};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_autograd(
     const Tensor& grad, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-    const OptionalTensor& prior_logvar, std::string_view reduction, std::array<bool, 4> output_mask) {
+    const OptionalTensor& prior_logvar, std::string_view reduction, std::array<bool, 4> output_mask,
+    const OptionalTensor& mask, std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp) {
+  const ScaleArguments scale{parameterization, epsilon, logvar_min, logvar_max, clamp};
   if (!records_graph({grad, mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)})) {
     BelowAutograd guard;
-    return ops::kl_divergence_backward(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask);
+    return ops::kl_divergence_backward(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask, mask, scale);
   }
-  auto [to_mu, to_logvar, to_prior_mu, to_prior_logvar] =
-      differentiable_backward(grad, mu, logvar, prior_mu, prior_logvar, reduction);
+  auto [to_mu, to_logvar, to_prior_mu, to_prior_logvar] = differentiable_backward(
+      grad, mu, logvar, prior_mu, prior_logvar, reduction, mask, scale_form(scale, mu.scalar_type()));
   const auto asked = [&](int index, const Tensor& gradient) { return output_mask[index] ? gradient : Tensor(); };
   return {asked(0, to_mu), asked(1, to_logvar), asked(2, present(prior_mu) ? to_prior_mu : Tensor()),
           asked(3, present(prior_logvar) ? to_prior_logvar : Tensor())};
@@ -55,36 +62,43 @@ struct KLDivergence : torch::autograd::Function<KLDivergence> {
   static constexpr bool is_traceable = true;
 
   static Tensor forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-                        const OptionalTensor& prior_logvar, std::string_view reduction) {
-    ctx->save_for_backward({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)});
+                        const OptionalTensor& prior_logvar, std::string_view reduction, const OptionalTensor& mask,
+                        const ScaleArguments& scale) {
+    ctx->save_for_backward({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar), or_undefined(mask)});
+    save_scale(ctx, scale);
     ctx->saved_data["reduction"] = std::string(reduction);
     BelowAutograd guard;
-    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction);
+    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction, mask, scale);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const std::string reduction = ctx->saved_data["reduction"].toStringRef();
-    variable_list result(5);
+    variable_list result(7);
     std::tie(result[0], result[1], result[2], result[3]) =
         ops::kl_divergence_backward(grads[0], saved[0], saved[1], or_none(saved[2]), or_none(saved[3]), reduction,
                                     {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1),
-                                     needs_gradient(ctx, saved, 2), needs_gradient(ctx, saved, 3)});
+                                     needs_gradient(ctx, saved, 2), needs_gradient(ctx, saved, 3)},
+                                    or_none(saved[4]), saved_scale(ctx));
     return result;
   }
 };
 
 Tensor kl_divergence_autograd(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-                              const OptionalTensor& prior_logvar, std::string_view reduction) {
+                              const OptionalTensor& prior_logvar, std::string_view reduction,
+                              const OptionalTensor& mask, std::string_view parameterization, double epsilon,
+                              std::optional<double> logvar_min, std::optional<double> logvar_max,
+                              std::string_view clamp) {
+  const ScaleArguments scale{parameterization, epsilon, logvar_min, logvar_max, clamp};
   if (!records_graph({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)})) {
     BelowAutograd guard;
-    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction);
+    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction, mask, scale);
   }
   // Expanded here, so that autograd sums the gradient of a prior that is shared between elements.
   const auto expanded = [&](const OptionalTensor& prior) {
     return present(prior) ? OptionalTensor(prior->expand_symint(mu.sym_sizes())) : std::nullopt;
   };
-  return KLDivergence::apply(mu, logvar, expanded(prior_mu), expanded(prior_logvar), reduction);
+  return KLDivergence::apply(mu, logvar, expanded(prior_mu), expanded(prior_logvar), reduction, mask, scale);
 }
 
 std::tuple<Tensor, Tensor> packed_kl_divergence_backward_autograd(const Tensor& grad, const Tensor& moments,
@@ -101,8 +115,8 @@ std::tuple<Tensor, Tensor> packed_kl_divergence_backward_autograd(const Tensor& 
   const DifferentiableMoments parts = differentiable_moments(moments, packing);
   DifferentiableMoments prior{};
   if (present(prior_moments)) prior = differentiable_moments(*prior_moments, prior_packing);
-  auto [to_mu, to_logvar, to_prior_mu, to_prior_logvar] =
-      differentiable_backward(grad, parts.mu, parts.logvar, or_none(prior.mu), or_none(prior.logvar), "sample");
+  auto [to_mu, to_logvar, to_prior_mu, to_prior_logvar] = differentiable_backward(
+      grad, parts.mu, parts.logvar, or_none(prior.mu), or_none(prior.logvar), "sample", std::nullopt, ScaleForm{});
   return {output_mask[0] ? parts.pack(to_mu, to_logvar) : Tensor(),
           output_mask[1] && present(prior_moments) ? prior.pack(to_prior_mu, to_prior_logvar) : Tensor()};
 }

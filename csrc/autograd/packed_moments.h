@@ -24,8 +24,8 @@ inline DifferentiableMoments differentiable_moments(const Tensor& moments, const
   const c10::SymInt size = moments.sym_size(packing.dim) / 2;
   const Tensor mu = moments.slice_symint(packing.dim, 0, size);
   const Tensor logvar = moments.slice_symint(packing.dim, size, 2 * size);
-  const LogvarClamp clamp = clamp_of(packing, moments.scalar_type());
-  if (!clamp.active) return {mu, logvar, Tensor(), packing.dim};
+  const ScaleForm clamp = clamp_of(packing, moments.scalar_type());
+  if (clamp.clamp == ClampKind::kNone) return {mu, logvar, Tensor(), packing.dim};
   return {mu, at::clamp(logvar, clamp.low, clamp.high), logvar.ge(clamp.low).logical_and(logvar.le(clamp.high)),
           packing.dim};
 }

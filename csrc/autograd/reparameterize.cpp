@@ -1,6 +1,7 @@
 // Reparameterized sampling with and without the KL. Backward keeps the key, not the noise.
 #include "autograd/common.h"
 #include "autograd/packed_moments.h"
+#include "autograd/scale_form.h"
 
 #include <ATen/ops/exp.h>
 #include <ATen/ops/expm1.h>
@@ -10,12 +11,14 @@ namespace {
 
 using OptionalGenerator = std::optional<at::Generator>;
 
-// grad_mu = sum_k g_k + w mu, grad_logvar = (sum_k g_k eps_k) sigma / 2 + w (e^logvar - 1) / 2, w the KL's gradient.
+// grad_mu = sum_k g_k + w mu, grad_logvar = t (sum_k g_k eps_k) sigma' + w (sigma^2 - 1) (log sigma^2)' / 2 with t the
+// temperature, w the KL's gradient times the mask, and the derivatives in what logvar holds.
 std::tuple<Tensor, Tensor> differentiable_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
                                                    const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
-                                                   std::optional<int64_t> num_samples) {
+                                                   std::optional<int64_t> num_samples, const OptionalTensor& mask,
+                                                   const ScaleForm& form, double temperature) {
   const auto dtype = accumulation_type({&logvar});
-  const Tensor log_variance = logvar.to(dtype);
+  const DifferentiableScale scale = differentiable_scale(form, logvar.to(dtype));
   Tensor grad_mu, grad_logvar;
   if (present(grad_z)) {
     c10::SymDimVector size(logvar.sym_sizes().begin(), logvar.sym_sizes().end());
@@ -25,28 +28,40 @@ std::tuple<Tensor, Tensor> differentiable_backward(const OptionalTensor& grad_z,
     if (samples_inside_items) noise = noise.movedim(0, 1);
     const Tensor grad = grad_z->to(dtype);
     grad_mu = num_samples ? grad.sum(0) : grad;
-    grad_logvar = 0.5 * (num_samples ? (grad * noise).sum(0) : grad * noise) * at::exp(0.5 * log_variance);
+    grad_logvar = temperature * (num_samples ? (grad * noise).sum(0) : grad * noise) * scale.sigma_slope;
   }
   if (present(grad_kl)) {
-    const Tensor weight = over_events(grad_kl->to(dtype), logvar);
-    const Tensor mu_of_kl = weight * mu->to(dtype), logvar_of_kl = 0.5 * weight * at::expm1(log_variance);
+    const Tensor weight = masked(over_events(grad_kl->to(dtype), logvar), mask);
+    const Tensor mu_of_kl = weight * mu->to(dtype);
+    const Tensor logvar_of_kl = 0.5 * weight * scale.variance_minus_one * scale.logvar_slope;
     grad_mu = grad_mu.defined() ? grad_mu + mu_of_kl : mu_of_kl;
     grad_logvar = grad_logvar.defined() ? grad_logvar + logvar_of_kl : logvar_of_kl;
   }
   return {grad_mu.to(logvar.scalar_type()), grad_logvar.to(logvar.scalar_type())};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_autograd(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
-                                                            const OptionalTensor& mu, const Tensor& logvar,
-                                                            const Tensor& key, std::optional<int64_t> num_samples,
-                                                            std::array<bool, 2> output_mask) {
+std::tuple<Tensor, Tensor> reparameterize_backward_autograd(
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const OptionalTensor& mu, const Tensor& logvar,
+    const Tensor& key, std::optional<int64_t> num_samples, std::array<bool, 2> output_mask, const OptionalTensor& mask,
+    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
+  const ScaleArguments scale{parameterization, epsilon, logvar_min, logvar_max, clamp};
   if (!records_graph({or_undefined(grad_z), or_undefined(grad_kl), or_undefined(mu), logvar})) {
     BelowAutograd guard;
-    return ops::reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples, output_mask);
+    return ops::reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples, output_mask, mask, scale,
+                                        temperature);
   }
-  auto [grad_mu, grad_logvar] = differentiable_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
+  auto [grad_mu, grad_logvar] = differentiable_backward(grad_z, grad_kl, mu, logvar, key, num_samples, mask,
+                                                        scale_form(scale, logvar.scalar_type()), temperature);
   return {output_mask[0] ? grad_mu : Tensor(), output_mask[1] ? grad_logvar : Tensor()};
 }
+
+// What the KL and the sample take besides their operands.
+struct Sampling {
+  OptionalTensor mask;
+  ScaleArguments scale;
+  double temperature = 1.0;
+};
 
 // The outputs are z and, with_kl, kl. Without a given key, drawn_key receives the one that was drawn: a result that is
 // no output, because autograd has nothing to know of it.
@@ -56,23 +71,27 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
 
   static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar,
                                const OptionalTensor& given_key, const OptionalGenerator& generator,
-                               std::optional<int64_t> num_samples, bool with_kl, Tensor* drawn_key) {
+                               std::optional<int64_t> num_samples, bool with_kl, const Sampling& sampling,
+                               Tensor* drawn_key) {
+    const auto& [mask, scale, temperature] = sampling;
     Tensor z, kl, key = or_undefined(given_key);
     {
       BelowAutograd guard;
       if (with_kl && given_key.has_value()) {
-        std::tie(z, kl) = ops::reparameterize_with_kl(mu, logvar, key);
+        std::tie(z, kl) = ops::reparameterize_with_kl(mu, logvar, key, mask, scale);
       } else if (with_kl) {
-        std::tie(z, kl, key) = ops::reparameterize_with_kl(mu, logvar, generator);
+        std::tie(z, kl, key) = ops::reparameterize_with_kl(mu, logvar, generator, mask, scale);
       } else if (given_key.has_value()) {
-        z = ops::reparameterize(mu, logvar, key, num_samples);
+        z = ops::reparameterize(mu, logvar, key, num_samples, scale, temperature);
       } else {
-        std::tie(z, key) = ops::reparameterize(mu, logvar, generator, num_samples);
+        std::tie(z, key) = ops::reparameterize(mu, logvar, generator, num_samples, scale, temperature);
       }
     }
     if (drawn_key != nullptr) *drawn_key = key;
     ctx->set_materialize_grads(false);
-    ctx->save_for_backward({with_kl ? mu : Tensor(), logvar, key});
+    ctx->save_for_backward({with_kl ? mu : Tensor(), logvar, key, or_undefined(mask)});
+    save_scale(ctx, scale);
+    if (temperature != 1.0) ctx->saved_data["temperature"] = temperature;
     ctx->saved_data["num_samples"] = num_samples;
     ctx->saved_data["with_kl"] = with_kl;
     return with_kl ? variable_list{z, kl} : variable_list{z};
@@ -81,12 +100,14 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor grad_kl = ctx->saved_data["with_kl"].toBool() ? grads[1] : Tensor();
-    variable_list result(7);
+    const auto temperature = ctx->saved_data.find("temperature");
+    variable_list result(8);
     if (!grads[0].defined() && !grad_kl.defined()) return result;
     std::tie(result[0], result[1]) = ops::reparameterize_backward(
         or_none(grads[0]), or_none(grad_kl), grad_kl.defined() ? OptionalTensor(saved[0]) : std::nullopt, saved[1],
         saved[2], ctx->saved_data["num_samples"].toOptional<int64_t>(),
-        {ctx->needs_input_grad(0), ctx->needs_input_grad(1)});
+        {ctx->needs_input_grad(0), ctx->needs_input_grad(1)}, or_none(saved[3]), saved_scale(ctx),
+        temperature == ctx->saved_data.end() ? 1.0 : temperature->second.toDouble());
     return result;
   }
 };
@@ -94,27 +115,44 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
 constexpr std::optional<int64_t> kOneSample = std::nullopt;
 
 Tensor reparameterize_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                               std::optional<int64_t> num_samples) {
-  return Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), num_samples, false, nullptr)[0];
+                               std::optional<int64_t> num_samples, std::string_view parameterization, double epsilon,
+                               std::optional<double> logvar_min, std::optional<double> logvar_max,
+                               std::string_view clamp, double temperature) {
+  return Reparameterize::apply(
+      mu, logvar, OptionalTensor(key), OptionalGenerator(), num_samples, false,
+      Sampling{std::nullopt, {parameterization, epsilon, logvar_min, logvar_max, clamp}, temperature}, nullptr)[0];
 }
 
-std::tuple<Tensor, Tensor> reparameterize_generator_autograd(const Tensor& mu, const Tensor& logvar,
-                                                             std::optional<at::Generator> generator,
-                                                             std::optional<int64_t> num_samples) {
+std::tuple<Tensor, Tensor> reparameterize_generator_autograd(
+    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, std::optional<int64_t> num_samples,
+    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
   Tensor key;
-  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, num_samples, false, &key);
+  auto outputs = Reparameterize::apply(
+      mu, logvar, OptionalTensor(), generator, num_samples, false,
+      Sampling{std::nullopt, {parameterization, epsilon, logvar_min, logvar_max, clamp}, temperature}, &key);
   return {outputs[0], key};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
-  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), kOneSample, true, nullptr);
+std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                                           const OptionalTensor& mask,
+                                                           std::string_view parameterization, double epsilon,
+                                                           std::optional<double> logvar_min,
+                                                           std::optional<double> logvar_max, std::string_view clamp) {
+  auto outputs =
+      Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), kOneSample, true,
+                            Sampling{mask, {parameterization, epsilon, logvar_min, logvar_max, clamp}}, nullptr);
   return {outputs[0], outputs[1]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_autograd(const Tensor& mu, const Tensor& logvar,
-                                                                             std::optional<at::Generator> generator) {
+std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_autograd(
+    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, const OptionalTensor& mask,
+    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp) {
   Tensor key;
-  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, kOneSample, true, &key);
+  auto outputs =
+      Reparameterize::apply(mu, logvar, OptionalTensor(), generator, kOneSample, true,
+                            Sampling{mask, {parameterization, epsilon, logvar_min, logvar_max, clamp}}, &key);
   return {outputs[0], outputs[1], key};
 }
 
@@ -127,7 +165,8 @@ Tensor packed_reparameterize_backward_autograd(const OptionalTensor& grad_z, con
     return ops::packed_reparameterize_backward(grad_z, grad_kl, moments, key, packing);
   }
   const DifferentiableMoments parts = differentiable_moments(moments, packing);
-  auto [grad_mu, grad_logvar] = differentiable_backward(grad_z, grad_kl, parts.mu, parts.logvar, key, kOneSample);
+  auto [grad_mu, grad_logvar] =
+      differentiable_backward(grad_z, grad_kl, parts.mu, parts.logvar, key, kOneSample, std::nullopt, ScaleForm{}, 1.0);
   return parts.pack(grad_mu, grad_logvar);
 }
 

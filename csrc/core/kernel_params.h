@@ -40,10 +40,27 @@ struct NoiseKey {
   bool per_item;
 };
 
-// The bounds that logvar is clamped to as it is read; beyond them its gradient is zero. Exact in the type of logvar.
-struct LogvarClamp {
-  bool active;
-  double low, high;
+// What makes a standard deviation or a variance of the number that is stored.
+enum class ScaleMap : int8_t { kExponential, kIdentity, kSoftplus };
+
+// Of the log-variance that the map gives. Beyond the bounds the gradient is zero where it is hard, and passed on where
+// it is straight-through; soft is low + half + half tanh((x - low) / half - 1) with half of their distance.
+enum class ClampKind : int8_t { kNone, kHard, kSoft, kStraightThrough };
+
+// What the operand logvar of a posterior holds. Zero-initialised, the log-variance as it is.
+struct ScaleForm {
+  ScaleMap map;
+  bool of_std;  // the map gives the standard deviation, else the variance
+  ClampKind clamp;
+  double low, high;              // bounds of the log-variance, exact in the type of the operand
+  double value_low, value_high;  // the same of what the map gives
+  double epsilon;                // added to what the map gives, after the clamp
+
+  // The log-variance itself, with no more than a hard clamp: what the kernels without transforms read.
+  bool is_logvar() const {
+    return map == ScaleMap::kExponential && !of_std && epsilon == 0.0 &&
+           (clamp == ClampKind::kNone || clamp == ClampKind::kHard);
+  }
 };
 
 // out[i] = normal i of the key; with per-item keys, normal i % E of key i / E.
@@ -55,7 +72,7 @@ struct StandardNormalParams {
   void* out;           // [N] of type, contiguous
 };
 
-// z[k] = mu + e^{logvar/2} eps[k], and per item the unit KL.
+// z[k] = mu + temperature sigma eps[k], and per item the unit KL.
 struct ReparameterizeParams {
   NoiseKey key;
   Extent extent;        // of mu: [N]
@@ -65,10 +82,15 @@ struct ReparameterizeParams {
   int64_t item_numel;   // E
   int64_t num_samples;  // K
   Operand mu, logvar;
-  LogvarClamp clamp;
+  ScaleForm scale;
+  double temperature;
+  Operand mask;           // factor of the KL of each element, or absent
   Operand z;              // one sample of it; sample k lies sample_stride further
   int64_t sample_stride;  // elements of z
   double* kl_partials;    // [B, pieces], or null: no KL
+
+  // Whether it takes more than a clamped log-variance.
+  bool transforms() const { return !scale.is_logvar() || temperature != 1.0 || mask.data != nullptr; }
 };
 
 // From grad_z [K, N] and the gradient of the KL [B]: the gradients to mu and logvar.
@@ -84,13 +106,17 @@ struct ReparameterizeBackwardParams {
   int64_t sample_stride;  // elements of grad_z
   Operand mu;             // read only where the KL has a gradient
   Operand logvar;
-  LogvarClamp clamp;
+  ScaleForm scale;
+  double temperature;
+  Operand mask;  // factor of the KL of each element, or absent
   bool has_kl;
   Weight grad_kl;  // [B]
   Operand grad_mu, grad_logvar;
+
+  bool transforms() const { return !scale.is_logvar() || temperature != 1.0 || mask.data != nullptr; }
 };
 
-// KL of N(mu, e^logvar) from N(prior_mu, e^prior_logvar), from N(0, 1) where both prior operands are absent.
+// KL of N(mu, sigma^2) from N(prior_mu, e^prior_logvar), from N(0, 1) where both prior operands are absent.
 struct KLDivergenceParams {
   Extent extent;
   bool wide;      // arithmetic in float64
@@ -98,12 +124,15 @@ struct KLDivergenceParams {
   int64_t numel;
   int64_t item_numel;
   Operand mu, logvar, prior_mu, prior_logvar;
-  LogvarClamp clamp, prior_clamp;
-  Operand elements;       // the elementwise divergence, or absent
-  double* partials;       // [B, pieces] or [pieces], or null
-  Operand grad_elements;  // incoming elementwise gradient, or absent
-  Weight weight;          // incoming gradient otherwise
+  ScaleForm scale, prior_scale;  // that of the prior is a log-variance
+  Operand mask;                  // factor of each element, or absent
+  Operand elements;              // the elementwise divergence, or absent
+  double* partials;              // [B, pieces] or [pieces], or null
+  Operand grad_elements;         // incoming elementwise gradient, or absent
+  Weight weight;                 // incoming gradient otherwise
   Operand grad_mu, grad_logvar, grad_prior_mu, grad_prior_logvar;
+
+  bool transforms() const { return !scale.is_logvar() || mask.data != nullptr; }
 };
 
 // The reconstruction term and its gradients, weight * d(recon - target)^2.

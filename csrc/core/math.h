@@ -83,14 +83,10 @@ VAE_FUSED_HOST_DEVICE Exponential<T> exponential_polynomial(T x) {
           fused_multiply_add(power, tail, fused_multiply_add(power, r, power_minus_one - x))};
 }
 
-// ln u of u in (0, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = f - f^2/2 + f^3 P(f) with f = m - 1; minimax,
-// relative error 3e-8, exactly 0 at u = 1. Hardware approximations have a constant absolute error instead, which near
-// u = 1 would be larger than the logarithm itself, and its square root is the radius of a normal.
+// ln(1 + f) - f = -f^2/2 + f^3 P(f) of f in [sqrt(1/2) - 1, sqrt(2) - 1); minimax, relative error of the logarithm
+// 3e-8.
 template <class T>
-VAE_FUSED_HOST_DEVICE T log_polynomial(T u) {
-  T mantissa, exponent;
-  split_exponent(u, mantissa, exponent);
-  const T f = mantissa - T(1.0f);
+VAE_FUSED_HOST_DEVICE T log1p_minus_argument(T f) {
   T p = fused_multiply_add(T(0.0891786739f), f, T(-0.143502071f));
   p = fused_multiply_add(p, f, T(0.148769647f));
   p = fused_multiply_add(p, f, T(-0.165656343f));
@@ -98,8 +94,18 @@ VAE_FUSED_HOST_DEVICE T log_polynomial(T u) {
   p = fused_multiply_add(p, f, T(-0.250017464f));
   p = fused_multiply_add(p, f, T(0.333338588f));
   const T square = f * f;
-  p = fused_multiply_add(p * f, square, T(-0.5f) * square);
-  p = fused_multiply_add(exponent, T(kLn2Low), p);
+  return fused_multiply_add(p * f, square, T(-0.5f) * square);
+}
+
+// ln u of u in (0, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), exactly 0 at u = 1. Hardware approximations have a
+// constant absolute error instead, which near u = 1 would be larger than the logarithm itself, and its square root is
+// the radius of a normal.
+template <class T>
+VAE_FUSED_HOST_DEVICE T log_polynomial(T u) {
+  T mantissa, exponent;
+  split_exponent(u, mantissa, exponent);
+  const T f = mantissa - T(1.0f);
+  const T p = fused_multiply_add(exponent, T(kLn2Low), log1p_minus_argument(f));
   return fused_multiply_add(exponent, T(kLn2High), f + p);
 }
 

@@ -8,6 +8,7 @@
 #include "packed_moments.h"
 #include "reduction.h"
 #include "sampling.h"
+#include "scale_form.h"
 
 namespace vae_fused {
 namespace {
@@ -28,9 +29,10 @@ Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
                             {pair.logvar, &p.logvar},
                             {pair.prior_mu, &p.prior_mu},
                             {pair.prior_logvar, &p.prior_logvar},
-                            {elementwise ? out : Tensor(), &p.elements}});
-  p.clamp = pair.clamp;
-  p.prior_clamp = pair.prior_clamp;
+                            {elementwise ? out : Tensor(), &p.elements},
+                            {pair.mask, &p.mask}});
+  p.scale = pair.scale;
+  p.prior_scale = pair.prior_scale;
   p.wide = mu.scalar_type() == at::kDouble;
   p.numel = mu.numel();
   p.item_numel = by_item ? numel_per_item(mu) : p.numel;
@@ -47,12 +49,18 @@ Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
 }
 
 Tensor kl_divergence_cpu(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                         const std::optional<Tensor>& prior_logvar, std::string_view reduction_name) {
+                         const std::optional<Tensor>& prior_logvar, std::string_view reduction_name,
+                         const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
+                         std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
   check_latent_pair(mu, logvar);
   check_prior("prior_mu", prior_mu, mu);
   check_prior("prior_logvar", prior_logvar, mu);
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  return divergence_of({mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu)}, reduction);
+  check_mask(mask, mu);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  return divergence_of(
+      {mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu), scale, ScaleForm{}, mask_operand(mask, mu)},
+      reduction);
 }
 
 // Fills the gradients that are defined.
@@ -70,9 +78,10 @@ void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reducti
                             {grads.mu, &p.grad_mu},
                             {grads.logvar, &p.grad_logvar},
                             {grads.prior_mu, &p.grad_prior_mu},
-                            {grads.prior_logvar, &p.grad_prior_logvar}});
-  p.clamp = pair.clamp;
-  p.prior_clamp = pair.prior_clamp;
+                            {grads.prior_logvar, &p.grad_prior_logvar},
+                            {pair.mask, &p.mask}});
+  p.scale = pair.scale;
+  p.prior_scale = pair.prior_scale;
   p.wide = mu.scalar_type() == at::kDouble;
   p.streamed = static_cast<int64_t>(mu.nbytes()) > kStreamedBytes;
   p.numel = mu.numel();
@@ -83,18 +92,23 @@ void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reducti
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cpu(
     const Tensor& grad, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-    const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask) {
+    const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask,
+    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
+    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
   check_latent_pair(mu, logvar);
   check_prior("prior_mu", prior_mu, mu);
   check_prior("prior_logvar", prior_logvar, mu);
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
+  check_mask(mask, mu);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
   const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
   check_gradient("grad", grad,
                  elementwise ? mu.sizes()
                  : by_item   ? mu.sizes().slice(0, 1)
                              : at::IntArrayRef(),
                  mu.device());
-  const Gaussians pair{mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu)};
+  const Gaussians pair{mu,    logvar,      expanded(prior_mu, mu), expanded(prior_logvar, mu),
+                       scale, ScaleForm{}, mask_operand(mask, mu)};
   const auto allocated = [&](int index, const Tensor& input) {
     return output_mask[index] && input.defined() ? allocate_like(mu) : Tensor();
   };

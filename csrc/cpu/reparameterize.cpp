@@ -10,6 +10,7 @@
 #include "operands.h"
 #include "packed_moments.h"
 #include "sampling.h"
+#include "scale_form.h"
 
 namespace vae_fused {
 namespace {
@@ -33,7 +34,8 @@ void check_generator(const std::optional<at::Generator>& generator) {
 
 // Fills z, and where kl is defined [B] the KL of every item.
 void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples,
-            const Tensor& z, const Tensor& kl, const LogvarClamp& clamp = {}) {
+            const Tensor& z, const Tensor& kl, const ScaleForm& scale, double temperature = 1.0,
+            const Tensor& mask = {}) {
   if (mu.numel() == 0) {
     if (kl.defined()) kl.zero_();
     return;
@@ -42,8 +44,9 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
   ReparameterizeParams p{};
   p.key = noise_key(contiguous_key);
   p.extent = bind_operands(mu.sizes(), Order::kLogical,
-                           {{mu, &p.mu}, {logvar, &p.logvar}, {first_sample(z, num_samples), &p.z}});
-  p.clamp = clamp;
+                           {{mu, &p.mu}, {logvar, &p.logvar}, {first_sample(z, num_samples), &p.z}, {mask, &p.mask}});
+  p.scale = scale;
+  p.temperature = temperature;
   p.wide = mu.scalar_type() == at::kDouble;
   p.streamed = static_cast<int64_t>(z.nbytes()) > kStreamedBytes;
   p.numel = mu.numel();
@@ -67,50 +70,67 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
 
 Tensor empty_kl(const Tensor& mu) { return allocate({mu.size(0)}, accumulation_type({&mu})); }
 
-Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                          std::optional<int64_t> num_samples) {
+Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples,
+                          std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+                          std::optional<double> logvar_max, std::string_view clamp, double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  check_temperature(temperature);
   check_key_for(key, mu.size(0), mu.device());
   Tensor z = allocate_like(mu, mu.scalar_type(), num_samples);
-  sample(mu, logvar, key, num_samples, z, Tensor());
+  sample(mu, logvar, key, num_samples, z, Tensor(), scale, temperature);
   return z;
 }
 
-std::tuple<Tensor, Tensor> reparameterize_generator_cpu(const Tensor& mu, const Tensor& logvar,
-                                                        std::optional<at::Generator> generator,
-                                                        std::optional<int64_t> num_samples) {
+std::tuple<Tensor, Tensor> reparameterize_generator_cpu(
+    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, std::optional<int64_t> num_samples,
+    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  check_temperature(temperature);
   check_generator(generator);
   Tensor key = draw_key(generator);
   Tensor z = allocate_like(mu, mu.scalar_type(), num_samples);
-  sample(mu, logvar, key, num_samples, z, Tensor());
+  sample(mu, logvar, key, num_samples, z, Tensor(), scale, temperature);
   return {z, key};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_with_kl_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
+std::tuple<Tensor, Tensor> reparameterize_with_kl_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                                      const std::optional<Tensor>& mask,
+                                                      std::string_view parameterization, double epsilon,
+                                                      std::optional<double> logvar_min,
+                                                      std::optional<double> logvar_max, std::string_view clamp) {
   check_latent_pair(mu, logvar);
+  check_mask(mask, mu);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
   check_key_for(key, mu.size(0), mu.device());
   Tensor z = allocate_like(mu), kl = empty_kl(mu);
-  sample(mu, logvar, key, std::nullopt, z, kl);
+  sample(mu, logvar, key, std::nullopt, z, kl, scale, 1.0, mask_operand(mask, mu));
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cpu(const Tensor& mu, const Tensor& logvar,
-                                                                        std::optional<at::Generator> generator) {
+std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cpu(
+    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, const std::optional<Tensor>& mask,
+    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp) {
   check_latent_pair(mu, logvar);
+  check_mask(mask, mu);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
   check_generator(generator);
   Tensor key = draw_key(generator);
   Tensor z = allocate_like(mu), kl = empty_kl(mu);
-  sample(mu, logvar, key, std::nullopt, z, kl);
+  sample(mu, logvar, key, std::nullopt, z, kl, scale, 1.0, mask_operand(mask, mu));
   return {z, kl, key};
 }
 
 // Fills the gradients that are defined; mu is only looked at where the KL has a gradient.
 void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu,
                     const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples, const Tensor& grad_mu,
-                    const Tensor& grad_logvar, const LogvarClamp& clamp = {}) {
+                    const Tensor& grad_logvar, const ScaleForm& scale, double temperature = 1.0,
+                    const Tensor& mask = {}) {
   if (logvar.numel() == 0) return;
   const Tensor contiguous_key = key.contiguous();
   // A gradient over samples may be expanded or permuted over them: only its samples have to lie at one stride.
@@ -123,8 +143,10 @@ void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Ten
                             {grad_sample, &p.grad_z},
                             {p.has_kl ? mu : Tensor(), &p.mu},
                             {grad_mu, &p.grad_mu},
-                            {grad_logvar, &p.grad_logvar}});
-  p.clamp = clamp;
+                            {grad_logvar, &p.grad_logvar},
+                            {p.has_kl ? mask : Tensor(), &p.mask}});
+  p.scale = scale;
+  p.temperature = temperature;
   p.wide = logvar.scalar_type() == at::kDouble;
   p.streamed = static_cast<int64_t>(logvar.nbytes()) > kStreamedBytes;
   p.numel = logvar.numel();
@@ -138,16 +160,20 @@ void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Ten
   run_tiles(kernels().reparameterize_backward, p, plan, kGrainNoise / p.num_samples);
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_cpu(const std::optional<Tensor>& grad_z,
-                                                       const std::optional<Tensor>& grad_kl,
-                                                       const std::optional<Tensor>& mu, const Tensor& logvar,
-                                                       const Tensor& key, std::optional<int64_t> num_samples,
-                                                       std::array<bool, 2> output_mask) {
+std::tuple<Tensor, Tensor> reparameterize_backward_cpu(
+    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const std::optional<Tensor>& mu,
+    const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
+    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
+    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp, double temperature) {
   check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
+  check_mask(mask, logvar);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, logvar.scalar_type());
+  check_temperature(temperature);
   Tensor grad_mu, grad_logvar;
   if (output_mask[0]) grad_mu = allocate_like(logvar);
   if (output_mask[1]) grad_logvar = allocate_like(logvar);
-  fill_gradients(grad_z, grad_kl, mu.value_or(Tensor()), logvar, key, num_samples, grad_mu, grad_logvar);
+  fill_gradients(grad_z, grad_kl, mu.value_or(Tensor()), logvar, key, num_samples, grad_mu, grad_logvar, scale,
+                 temperature, mask_operand(mask, logvar));
   return {grad_mu, grad_logvar};
 }
 

@@ -81,6 +81,7 @@ struct GenericAccess {
   static constexpr int kGroup = kSize;
   static constexpr bool kAligned = false;
   static constexpr bool kClamps = true;
+  static constexpr bool kTransforms = false;
 
   class Cursor {
    public:
@@ -150,6 +151,12 @@ struct GenericAccess {
     Place first_;
     int count_;
   };
+};
+
+// The same for a posterior whose scale is stored in any form, with a temperature and a mask.
+template <class T, int kSize>
+struct TransformingAccess : GenericAccess<T, kSize> {
+  static constexpr bool kTransforms = true;
 };
 
 // ---- on the host: which of the two ---------------------------------------------------------------------------------

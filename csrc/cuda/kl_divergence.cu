@@ -41,6 +41,10 @@ void launch_kl_divergence(const KLDivergenceParams& params, const Work& work, co
   KLDivergenceLaunch launch{params, work, sum};
   KLDivergenceParams& p = launch.p;
   give_rank(p.extent);
+  if (p.transforms()) {
+    if (p.wide) return start<TransformingAccess<double, 1>, double>(launch, site);
+    return start<TransformingAccess<float, 1>, float>(launch, site);
+  }
   if (p.wide) return start<GenericAccess<double, 1>, double>(launch, site);
   with_storage(p.mu.type, [&](auto storage) {
     using S = typename decltype(storage)::Type;
@@ -57,7 +61,7 @@ void launch_kl_divergence(const KLDivergenceParams& params, const Work& work, co
                     {p.grad_logvar, type},
                     {p.grad_prior_mu, type},
                     {p.grad_prior_logvar, type}})) {
-      with_vectors<kGroup>(p.extent, p.clamp.active || p.prior_clamp.active,
+      with_vectors<kGroup>(p.extent, p.scale.clamp == ClampKind::kHard || p.prior_scale.clamp == ClampKind::kHard,
                            [&](auto access) { start<decltype(access), S>(launch, site); });
     } else {
       start<GenericAccess<float, 1>, float>(launch, site);

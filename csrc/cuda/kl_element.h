@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/gaussian.h"
+#include "core/scale_form.h"
 #include "cuda/logvar_clamp.h"
 #include "cuda/sum.h"
 
@@ -36,8 +37,8 @@ __device__ __forceinline__ double kl_divergence_of_unit(const KLDivergenceParams
     }
     ClampOfGroup<Access> clamp, prior_clamp;
     const ClampOfGroup<Access> unclamped;
-    clamp.apply(p.clamp, cursor, logvar);
-    if constexpr (kPrior) prior_clamp.apply(p.prior_clamp, cursor, prior_logvar);
+    if constexpr (!Access::kTransforms) clamp.apply(p.scale, cursor, logvar);
+    if constexpr (kPrior) prior_clamp.apply(p.prior_scale, cursor, prior_logvar);
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) weight[e] = item_weight;
     if (kElements && p.grad_elements.data != nullptr) cursor.template load<float>(p.grad_elements, weight);
@@ -45,7 +46,22 @@ __device__ __forceinline__ double kl_divergence_of_unit(const KLDivergenceParams
     GaussianKL<T> element[kGroup];
     T values[kGroup];
 #pragma unroll
-    for (int e = 0; e < kGroup; ++e) element[e] = kl_element<kPrior>(mu[e], logvar[e], prior_mu[e], prior_logvar[e]);
+    for (int e = 0; e < kGroup; ++e) {
+      if constexpr (Access::kTransforms) {
+        element[e] = kl_of_scale<kPrior>(mu[e], scale_of(p.scale, logvar[e]), prior_mu[e], prior_logvar[e]);
+      } else {
+        element[e] = kl_element<kPrior>(mu[e], logvar[e], prior_mu[e], prior_logvar[e]);
+      }
+    }
+    if constexpr (Access::kTransforms) {
+      T mask[kGroup];
+      load_mask(p.mask, cursor, mask);
+#pragma unroll
+      for (int e = 0; e < kGroup; ++e) {
+        element[e].value = cursor.has(e) ? mask[e] * element[e].value : T(0);
+        weight[e] *= mask[e];
+      }
+    }
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) values[e] = element[e].value;
     sum += group_sum(values);

@@ -11,6 +11,7 @@
 #include "operands.h"
 #include "packed_moments.h"
 #include "sampling.h"
+#include "scale_form.h"
 
 namespace vae_fused {
 namespace {
@@ -33,15 +34,17 @@ std::pair<Tensor, KeySource> drawn_key(const std::optional<at::Generator>& gener
 
 // Fills z, and where kl is defined [B] the KL of every item.
 void sample(const Tensor& mu, const Tensor& logvar, const KeySource& source, std::optional<int64_t> num_samples,
-            const Tensor& z, const Tensor& kl, const LogvarClamp& clamp = {}) {
+            const Tensor& z, const Tensor& kl, const ScaleForm& scale, double temperature = 1.0,
+            const Tensor& mask = {}) {
   if (mu.numel() == 0) {
     if (kl.defined()) kl.zero_();
     return;
   }
   ReparameterizeParams p{};
   p.extent = bind_operands(mu.sizes(), Order::kLogical,
-                           {{mu, &p.mu}, {logvar, &p.logvar}, {first_sample(z, num_samples), &p.z}});
-  p.clamp = clamp;
+                           {{mu, &p.mu}, {logvar, &p.logvar}, {first_sample(z, num_samples), &p.z}, {mask, &p.mask}});
+  p.scale = scale;
+  p.temperature = temperature;
   p.wide = mu.scalar_type() == at::kDouble;
   p.numel = mu.numel();
   p.item_numel = numel_per_item(mu);
@@ -71,53 +74,71 @@ void sample(const Tensor& mu, const Tensor& logvar, const KeySource& source, std
 Tensor empty_kl(const Tensor& mu) { return at::empty({mu.size(0)}, mu.options().dtype(accumulation_type({&mu}))); }
 
 Tensor reparameterize_cuda(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                           std::optional<int64_t> num_samples) {
+                           std::optional<int64_t> num_samples, std::string_view parameterization, double epsilon,
+                           std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp,
+                           double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  check_temperature(temperature);
   check_key_for(key, mu.size(0), mu.device());
   const c10::DeviceGuard guard(mu.device());
   const Tensor contiguous_key = key.contiguous();
   Tensor z = empty_samples(mu, num_samples);
-  sample(mu, logvar, given_key(contiguous_key), num_samples, z, Tensor());
+  sample(mu, logvar, given_key(contiguous_key), num_samples, z, Tensor(), scale, temperature);
   return z;
 }
 
-std::tuple<Tensor, Tensor> reparameterize_generator_cuda(const Tensor& mu, const Tensor& logvar,
-                                                         std::optional<at::Generator> generator,
-                                                         std::optional<int64_t> num_samples) {
+std::tuple<Tensor, Tensor> reparameterize_generator_cuda(
+    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, std::optional<int64_t> num_samples,
+    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  check_temperature(temperature);
   const c10::DeviceGuard guard(mu.device());
   const auto [key, source] = drawn_key(generator, mu, num_samples.value_or(1));
   Tensor z = empty_samples(mu, num_samples);
-  sample(mu, logvar, source, num_samples, z, Tensor());
+  sample(mu, logvar, source, num_samples, z, Tensor(), scale, temperature);
   return {z, key};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_with_kl_cuda(const Tensor& mu, const Tensor& logvar, const Tensor& key) {
+std::tuple<Tensor, Tensor> reparameterize_with_kl_cuda(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                                       const std::optional<Tensor>& mask,
+                                                       std::string_view parameterization, double epsilon,
+                                                       std::optional<double> logvar_min,
+                                                       std::optional<double> logvar_max, std::string_view clamp) {
   check_latent_pair(mu, logvar);
+  check_mask(mask, mu);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
   check_key_for(key, mu.size(0), mu.device());
   const c10::DeviceGuard guard(mu.device());
   const Tensor contiguous_key = key.contiguous();
   Tensor z = at::empty_like(mu), kl = empty_kl(mu);
-  sample(mu, logvar, given_key(contiguous_key), std::nullopt, z, kl);
+  sample(mu, logvar, given_key(contiguous_key), std::nullopt, z, kl, scale, 1.0, mask_operand(mask, mu));
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cuda(const Tensor& mu, const Tensor& logvar,
-                                                                         std::optional<at::Generator> generator) {
+std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cuda(
+    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, const std::optional<Tensor>& mask,
+    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
+    std::optional<double> logvar_max, std::string_view clamp) {
   check_latent_pair(mu, logvar);
+  check_mask(mask, mu);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
   const c10::DeviceGuard guard(mu.device());
   const auto [key, source] = drawn_key(generator, mu, 1);
   Tensor z = at::empty_like(mu), kl = empty_kl(mu);
-  sample(mu, logvar, source, std::nullopt, z, kl);
+  sample(mu, logvar, source, std::nullopt, z, kl, scale, 1.0, mask_operand(mask, mu));
   return {z, kl, key};
 }
 
 // Fills the gradients that are defined; mu is only looked at where the KL has a gradient.
 void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu,
                     const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples, const Tensor& grad_mu,
-                    const Tensor& grad_logvar, const LogvarClamp& clamp = {}) {
+                    const Tensor& grad_logvar, const ScaleForm& scale, double temperature = 1.0,
+                    const Tensor& mask = {}) {
   if (logvar.numel() == 0) return;
   const Tensor contiguous_key = key.contiguous();
   // A gradient over samples may be expanded or permuted over them: only its samples have to lie at one stride.
@@ -130,8 +151,10 @@ void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Ten
                             {grad_sample, &p.grad_z},
                             {p.has_kl ? mu : Tensor(), &p.mu},
                             {grad_mu, &p.grad_mu},
-                            {grad_logvar, &p.grad_logvar}});
-  p.clamp = clamp;
+                            {grad_logvar, &p.grad_logvar},
+                            {p.has_kl ? mask : Tensor(), &p.mask}});
+  p.scale = scale;
+  p.temperature = temperature;
   p.wide = logvar.scalar_type() == at::kDouble;
   p.numel = logvar.numel();
   p.item_numel = numel_per_item(logvar);
@@ -144,17 +167,21 @@ void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Ten
   check_launch();
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_cuda(const std::optional<Tensor>& grad_z,
-                                                        const std::optional<Tensor>& grad_kl,
-                                                        const std::optional<Tensor>& mu, const Tensor& logvar,
-                                                        const Tensor& key, std::optional<int64_t> num_samples,
-                                                        std::array<bool, 2> output_mask) {
+std::tuple<Tensor, Tensor> reparameterize_backward_cuda(
+    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const std::optional<Tensor>& mu,
+    const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
+    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
+    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp, double temperature) {
   check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
+  check_mask(mask, logvar);
+  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, logvar.scalar_type());
+  check_temperature(temperature);
   const c10::DeviceGuard guard(logvar.device());
   Tensor grad_mu, grad_logvar;
   if (output_mask[0]) grad_mu = at::empty_like(logvar);
   if (output_mask[1]) grad_logvar = at::empty_like(logvar);
-  fill_gradients(grad_z, grad_kl, mu.value_or(Tensor()), logvar, key, num_samples, grad_mu, grad_logvar);
+  fill_gradients(grad_z, grad_kl, mu.value_or(Tensor()), logvar, key, num_samples, grad_mu, grad_logvar, scale,
+                 temperature, mask_operand(mask, logvar));
   return {grad_mu, grad_logvar};
 }
 

@@ -2,6 +2,7 @@
 #include "cuda/reparameterize.h"
 
 #include "core/gaussian.h"
+#include "core/scale_form.h"
 #include "cuda/logvar_clamp.h"
 #include "cuda/noise.h"
 #include "cuda/sum.h"
@@ -66,12 +67,26 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
       T mu[kGroup], sigma[kGroup], kl[kGroup];
       cursor.template load<S>(p.mu, mu);
       cursor.template load<S>(p.logvar, sigma);
-      ClampOfGroup<Access>().apply(p.clamp, cursor, sigma);
+      if constexpr (Access::kTransforms) {
+        T mask[kGroup];
+        if constexpr (kWithKL) load_mask(p.mask, cursor, mask);
 #pragma unroll
-      for (int e = 0; e < kGroup; ++e) {
-        const auto element = posterior(mu[e], sigma[e]);
-        sigma[e] = element.sigma;
-        kl[e] = element.unit_kl;
+        for (int e = 0; e < kGroup; ++e) {
+          const auto element = scale_of(p.scale, sigma[e]);
+          sigma[e] = static_cast<T>(p.temperature) * element.sigma;
+          if constexpr (kWithKL) {
+            const T unit_kl = T(0.5f) * (mu[e] * mu[e] + element.minus_one_minus_logvar);
+            kl[e] = cursor.has(e) ? mask[e] * unit_kl : T(0);
+          }
+        }
+      } else {
+        ClampOfGroup<Access>().apply(p.scale, cursor, sigma);
+#pragma unroll
+        for (int e = 0; e < kGroup; ++e) {
+          const auto element = posterior(mu[e], sigma[e]);
+          sigma[e] = element.sigma;
+          kl[e] = element.unit_kl;
+        }
       }
       if constexpr (kWithKL) sum += group_sum(kl);
       for_each_sample<kDraw>(p, noise, at, [&](int64_t first, int64_t shift) {
@@ -100,10 +115,16 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
     for_each_group<Access>(p.extent, launch.work, unit, [&](const auto& cursor, int at) {
       // The sums over the samples of grad_z and of grad_z eps are all that the gradients need of them.
       T grad_mu[kGroup] = {}, grad_logvar[kGroup] = {};
+      [[maybe_unused]] T mask[kGroup];
       if constexpr (kWithKL) {
         cursor.template load<S>(p.mu, grad_mu);
 #pragma unroll
         for (int e = 0; e < kGroup; ++e) grad_mu[e] *= weight;
+        if constexpr (Access::kTransforms) {
+          load_mask(p.mask, cursor, mask);
+#pragma unroll
+          for (int e = 0; e < kGroup; ++e) grad_mu[e] *= mask[e];
+        }
       }
       if (p.grad_z.data != nullptr) {
         for_each_sample<kDraw>(p, noise, at, [&](int64_t first, int64_t shift) {
@@ -119,18 +140,31 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
       }
       T logvar[kGroup];
       cursor.template load<S>(p.logvar, logvar);
-      ClampOfGroup<Access> clamp;
-      clamp.apply(p.clamp, cursor, logvar);
-      // Stored first: the registers of one gradient are free for the other.
-      if (p.grad_mu.data != nullptr) cursor.template store<S>(p.grad_mu, grad_mu);
+      if constexpr (Access::kTransforms) {
+        if (p.grad_mu.data != nullptr) cursor.template store<S>(p.grad_mu, grad_mu);
+        const T temperature = p.grad_z.data != nullptr ? static_cast<T>(p.temperature) : T(0);
 #pragma unroll
-      for (int e = 0; e < kGroup; ++e) {
-        const auto element = posterior(T(0), logvar[e]);
-        grad_logvar[e] *= element.sigma;
-        if constexpr (kWithKL) grad_logvar[e] += weight * element.variance_minus_one;
-        grad_logvar[e] *= T(0.5f);
+        for (int e = 0; e < kGroup; ++e) {
+          const auto element = scale_of(p.scale, logvar[e]);
+          grad_logvar[e] *= temperature * element.sigma_slope;
+          if constexpr (kWithKL) {
+            grad_logvar[e] += T(0.5f) * weight * mask[e] * element.variance_minus_one * element.logvar_slope;
+          }
+        }
+      } else {
+        ClampOfGroup<Access> clamp;
+        clamp.apply(p.scale, cursor, logvar);
+        // Stored first: the registers of one gradient are free for the other.
+        if (p.grad_mu.data != nullptr) cursor.template store<S>(p.grad_mu, grad_mu);
+#pragma unroll
+        for (int e = 0; e < kGroup; ++e) {
+          const auto element = posterior(T(0), logvar[e]);
+          grad_logvar[e] *= element.sigma;
+          if constexpr (kWithKL) grad_logvar[e] += weight * element.variance_minus_one;
+          grad_logvar[e] *= T(0.5f);
+        }
+        clamp.end_gradients(grad_logvar);
       }
-      clamp.end_gradients(grad_logvar);
       if (p.grad_logvar.data != nullptr) cursor.template store<S>(p.grad_logvar, grad_logvar);
     });
     return 0.0;
@@ -150,11 +184,19 @@ void start(const BackwardLaunch& launch, const LaunchSite& site) {
 }
 
 // Without vectors, one sample is many.
+template <Draw kDraw>
+constexpr Draw kGenericDraw = kDraw == Draw::kOne ? Draw::kMany : kDraw;
+
+template <Draw kDraw, class Launch>
+void start_transforming(const Launch& launch, const LaunchSite& site) {
+  if (launch.p.wide) return start<kGenericDraw<kDraw>, TransformingAccess<double, 2>, double>(launch, site);
+  start<kGenericDraw<kDraw>, TransformingAccess<float, 4>, float>(launch, site);
+}
+
 template <Draw kDraw, class Launch>
 void start_generic(const Launch& launch, const LaunchSite& site) {
-  constexpr Draw kGenericDraw = kDraw == Draw::kOne ? Draw::kMany : kDraw;
-  if (launch.p.wide) return start<kGenericDraw, GenericAccess<double, 2>, double>(launch, site);
-  start<kGenericDraw, GenericAccess<float, 4>, float>(launch, site);
+  if (launch.p.wide) return start<kGenericDraw<kDraw>, GenericAccess<double, 2>, double>(launch, site);
+  start<kGenericDraw<kDraw>, GenericAccess<float, 4>, float>(launch, site);
 }
 
 // Whether the noise of every item and sample begins a group.
@@ -167,6 +209,7 @@ bool noise_aligned(const Launch& launch, int group) {
 
 template <Draw kDraw, class Launch>
 void start_drawing(const Launch& launch, const LaunchSite& site, std::initializer_list<const Operand*> operands) {
+  if (launch.p.transforms()) return start_transforming<kDraw>(launch, site);
   if (launch.p.wide) return start_generic<kDraw>(launch, site);
   with_storage(launch.p.logvar.type, [&](auto storage) {
     using S = typename decltype(storage)::Type;
@@ -176,7 +219,7 @@ void start_drawing(const Launch& launch, const LaunchSite& site, std::initialize
           return vectorizes(launch.p.extent, kGroup, {{*operand, kStorage<S>}});
         });
     if (!vectors) return start_generic<kDraw>(launch, site);
-    with_vectors<kGroup>(launch.p.extent, launch.p.clamp.active,
+    with_vectors<kGroup>(launch.p.extent, launch.p.scale.clamp == ClampKind::kHard,
                          [&](auto access) { start<kDraw, decltype(access), S>(launch, site); });
   });
 }

@@ -17,6 +17,7 @@ struct VectorAccess {
   static constexpr int kGroup = kSize;
   static constexpr bool kAligned = true;  // every group begins a Philox block
   static constexpr bool kClamps = kRows;
+  static constexpr bool kTransforms = false;
 
   // A whole group.
   class Cursor {

@@ -23,6 +23,7 @@
 #include "cuda/standard_normal.cpp"
 #include "operands.cpp"
 #include "packed_moments.cpp"
+#include "scale_form.cpp"
 
 #undef CUDA
 

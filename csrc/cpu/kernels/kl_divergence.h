@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/gaussian.h"
-#include "cpu/kernels/logvar_clamp.h"
+#include "cpu/kernels/scale_form.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -18,17 +18,12 @@ VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, Vector logvar, Vector 
   }
 }
 
-// An absent parameter of the prior is 0.
-template <class T, class Lanes>
-VAE_FUSED_INLINE typename VectorOf<T>::Type load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
-  return tile.present() ? tile(at, lanes) : typename VectorOf<T>::Type(0.0f);
-}
-
-template <class T, bool kPrior>
+// kTransforms: logvar in any form, with a mask.
+template <class T, bool kPrior, bool kTransforms>
 static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
                                 int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
-  const ClampOfTile<T> clamped(p.clamp), prior_clamped(p.prior_clamp);
+  const ClampOfTile<T> clamped(p.scale), prior_clamped(p.prior_scale);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const auto input = [&](const Operand& operand)
@@ -37,7 +32,8 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       return OutputTile<T>(operand, p.extent, range.begin, range.count, p.streamed);
     };
     const InputTile<T> mu = input(p.mu), logvar = input(p.logvar), prior_mu = input(p.prior_mu),
-                       prior_logvar = input(p.prior_logvar), grad_elements = input(p.grad_elements);
+                       prior_logvar = input(p.prior_logvar), grad_elements = input(p.grad_elements),
+                       mask = input(kTransforms ? p.mask : Operand{});
     OutputTile<T> elements = output(p.elements), grad_mu = output(p.grad_mu), grad_logvar = output(p.grad_logvar),
                   grad_prior_mu = output(p.grad_prior_mu), grad_prior_logvar = output(p.grad_prior_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
@@ -45,15 +41,25 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       typename VectorOf<T>::Sum sum;
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
-        const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes);
-        const auto element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance, lanes),
-                                                load_or_zero(prior_mu, at, lanes), prior_clamped(prior, lanes));
+        const Vector log_variance = logvar(at, lanes), prior = load_or(prior_logvar, at, lanes, T(0)),
+                     mean_of_prior = load_or(prior_mu, at, lanes, T(0));
+        Vector weight = grad_elements.present() ? grad_elements(at, lanes) : item_weight;
+        GaussianKL<Vector> element;
+        if constexpr (kTransforms) {
+          const Vector factor = load_or(mask, at, lanes, T(1));
+          element = kl_of_scale<kPrior>(mu(at, lanes), scale_of_vector(p.scale, log_variance), mean_of_prior, prior);
+          element.value = wanted_lanes(factor * element.value, lanes);
+          weight = weight * factor;
+        } else {
+          element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance, lanes), mean_of_prior,
+                                       prior_clamped(prior, lanes));
+        }
         sum.add(element.value);
-        const Vector weight = grad_elements.present() ? grad_elements(at, lanes) : item_weight;
         if (elements.wanted()) elements.put(at, element.value, lanes);
         if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
         if (grad_logvar.wanted()) {
-          grad_logvar.put(at, clamped.gradient(log_variance, weight * element.grad_logvar), lanes);
+          const Vector to_logvar = weight * element.grad_logvar;
+          grad_logvar.put(at, kTransforms ? to_logvar : clamped.gradient(log_variance, to_logvar), lanes);
         }
         if constexpr (kPrior) {
           if (grad_prior_mu.wanted()) grad_prior_mu.put(at, (Vector(0.0f) - weight) * element.grad_mu, lanes);
@@ -75,12 +81,18 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
   if (p.streamed) order_streamed_stores();
 }
 
+template <class T, bool kPrior>
+static void kl_divergence_with(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if (p.transforms()) return kl_divergence_tiles<T, kPrior, true>(p, plan, first, last);
+  kl_divergence_tiles<T, kPrior, false>(p, plan, first, last);
+}
+
 template <class T>
 static void kl_divergence_of(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
   if (p.prior_mu.data != nullptr || p.prior_logvar.data != nullptr) {
-    return kl_divergence_tiles<T, true>(p, plan, first, last);
+    return kl_divergence_with<T, true>(p, plan, first, last);
   }
-  kl_divergence_tiles<T, false>(p, plan, first, last);
+  kl_divergence_with<T, false>(p, plan, first, last);
 }
 
 static void kl_divergence(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {

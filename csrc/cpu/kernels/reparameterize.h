@@ -1,8 +1,8 @@
-// z = mu + sigma eps with the KL in the same pass, and the backward of both with eps generated again.
+// z = mu + temperature sigma eps with the KL in the same pass, and the backward of both with eps generated again.
 #pragma once
 
 #include "core/gaussian.h"
-#include "cpu/kernels/logvar_clamp.h"
+#include "cpu/kernels/scale_form.h"
 #include "cpu/kernels/standard_normal.h"
 
 namespace vae_fused {
@@ -27,15 +27,19 @@ VAE_FUSED_INLINE const T* segment_noise(const Params& p, const Segment& segment,
   return noise_of_key(p.key, segment.item, sample * p.item_numel + segment.within, segment.count, buffer);
 }
 
-template <class T, bool kWithKL>
+// kTransforms: logvar in any form, with a temperature and a mask.
+template <class T, bool kWithKL, bool kTransforms>
 static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
+  using Vector = typename VectorOf<T>::Type;
   NoiseBuffer<T> noise_buffer;
-  const ClampOfTile<T> clamped(p.clamp);
+  const ClampOfTile<T> clamped(p.scale);
+  const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const InputTile<T> mu(p.mu, p.extent, range.begin, range.count);
     const InputTile<T> logvar(p.logvar, p.extent, range.begin, range.count);
+    const InputTile<T> mask(kTransforms ? p.mask : Operand{}, p.extent, range.begin, range.count);
     for (int64_t sample = 0; sample < p.num_samples; ++sample) {
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
@@ -46,9 +50,18 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
         for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           const int at = segment.start + i;
           const auto mean = mu(at, lanes);
-          const auto element = posterior(mean, clamped(logvar(at, lanes), lanes));
-          out.put(at, mean + element.sigma * load(noise + i, lanes), lanes);
-          if constexpr (kWithKL) kl.add(element.unit_kl);
+          if constexpr (kTransforms) {
+            const auto element = scale_of_vector(p.scale, logvar(at, lanes));
+            out.put(at, mean + temperature * element.sigma * load(noise + i, lanes), lanes);
+            if constexpr (kWithKL) {
+              const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
+              kl.add(wanted_lanes(load_or(mask, at, lanes, T(1)) * unit_kl, lanes));
+            }
+          } else {
+            const auto element = posterior(mean, clamped(logvar(at, lanes), lanes));
+            out.put(at, mean + element.sigma * load(noise + i, lanes), lanes);
+            if constexpr (kWithKL) kl.add(element.unit_kl);
+          }
         });
         if constexpr (kWithKL) p.kl_partials[segment.partial] = kl.total();
       });
@@ -58,10 +71,16 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
   if (p.streamed) order_streamed_stores();
 }
 
+template <class T, bool kTransforms>
+static void reparameterize_as(const ReparameterizeParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if (p.kl_partials != nullptr) return reparameterize_tiles<T, true, kTransforms>(p, plan, first, last);
+  reparameterize_tiles<T, false, kTransforms>(p, plan, first, last);
+}
+
 template <class T>
 static void reparameterize_of(const ReparameterizeParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if (p.kl_partials != nullptr) return reparameterize_tiles<T, true>(p, plan, first, last);
-  reparameterize_tiles<T, false>(p, plan, first, last);
+  if (p.transforms()) return reparameterize_as<T, true>(p, plan, first, last);
+  reparameterize_as<T, false>(p, plan, first, last);
 }
 
 static void reparameterize(const ReparameterizeParams& p, const TilePlan& plan, int64_t first, int64_t last) {
@@ -94,20 +113,22 @@ static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePl
 // Where the gradient to z of a launch comes from.
 enum class GradSource { kNone, kOneSample, kManySamples };
 
-template <class T, bool kWithKL, GradSource kGrad>
+template <class T, bool kTransforms, bool kWithKL, GradSource kGrad>
 static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p, const TilePlan& plan,
                                           int64_t first_tile, int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
   constexpr bool kOne = kGrad == GradSource::kOneSample;
   TileBuffer<T> grad_sum, noise_sum;
   NoiseBuffer<T> noise_buffer;
-  const ClampOfTile<T> clamped(p.clamp);
+  const ClampOfTile<T> clamped(p.scale);
+  const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const auto input = [&](bool used, const Operand& operand) VAE_FUSED_LAMBDA {
       return InputTile<T>(used ? operand : Operand{}, p.extent, range.begin, range.count);
     };
-    const InputTile<T> logvar = input(true, p.logvar), mu = input(kWithKL, p.mu), grad_z = input(kOne, p.grad_z);
+    const InputTile<T> logvar = input(true, p.logvar), mu = input(kWithKL, p.mu), grad_z = input(kOne, p.grad_z),
+                       mask = input(kWithKL && kTransforms, p.mask);
     const T* of_tile = nullptr;
     if constexpr (kOne) {
       of_tile = tile_noise(p, range, 0, noise_buffer);
@@ -117,8 +138,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const Vector half(0.5f);
-      const Vector weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
+      const Vector item_weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
       const T* noise = nullptr;
       if constexpr (kOne) noise = segment_noise(p, segment, 0, of_tile, noise_buffer);
       for_each_vector<T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
@@ -134,14 +154,23 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
         }
         if constexpr (kWithKL) mean = mu(at, lanes);
         const Vector log_variance = logvar(at, lanes);
-        const auto element = posterior(mean, clamped(log_variance, lanes));
-        Vector to_logvar = grad_noise * element.sigma;
-        if constexpr (kWithKL) {
-          to_mu = to_mu + weight * mean;
-          to_logvar = to_logvar + weight * element.variance_minus_one;
+        Vector to_logvar(0.0f), weight = item_weight;
+        if constexpr (kWithKL && kTransforms) weight = weight * load_or(mask, at, lanes, T(1));
+        if constexpr (kWithKL) to_mu = to_mu + weight * mean;
+        if constexpr (kTransforms) {
+          const auto element = scale_of_vector(p.scale, log_variance);
+          if constexpr (kGrad != GradSource::kNone) to_logvar = temperature * grad_noise * element.sigma_slope;
+          if constexpr (kWithKL) {
+            to_logvar = to_logvar + half * weight * element.variance_minus_one * element.logvar_slope;
+          }
+        } else {
+          const auto element = posterior(mean, clamped(log_variance, lanes));
+          to_logvar = grad_noise * element.sigma;
+          if constexpr (kWithKL) to_logvar = to_logvar + weight * element.variance_minus_one;
+          to_logvar = clamped.gradient(log_variance, half * to_logvar);
         }
         if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
-        if (grad_logvar.wanted()) grad_logvar.put(at, clamped.gradient(log_variance, half * to_logvar), lanes);
+        if (grad_logvar.wanted()) grad_logvar.put(at, to_logvar, lanes);
       });
     });
     grad_mu.finish(p.grad_mu, p.extent, range.begin, range.count);
@@ -150,23 +179,30 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
   if (p.streamed) order_streamed_stores();
 }
 
-template <class T, bool kWithKL>
+template <class T, bool kTransforms, bool kWithKL>
 static void reparameterize_backward_with(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,
                                          int64_t last) {
   if (p.grad_z.data == nullptr) {
-    return reparameterize_backward_tiles<T, kWithKL, GradSource::kNone>(p, plan, first, last);
+    return reparameterize_backward_tiles<T, kTransforms, kWithKL, GradSource::kNone>(p, plan, first, last);
   }
   if (p.num_samples == 1) {
-    return reparameterize_backward_tiles<T, kWithKL, GradSource::kOneSample>(p, plan, first, last);
+    return reparameterize_backward_tiles<T, kTransforms, kWithKL, GradSource::kOneSample>(p, plan, first, last);
   }
-  reparameterize_backward_tiles<T, kWithKL, GradSource::kManySamples>(p, plan, first, last);
+  reparameterize_backward_tiles<T, kTransforms, kWithKL, GradSource::kManySamples>(p, plan, first, last);
+}
+
+template <class T, bool kTransforms>
+static void reparameterize_backward_as(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,
+                                       int64_t last) {
+  if (p.has_kl) return reparameterize_backward_with<T, kTransforms, true>(p, plan, first, last);
+  reparameterize_backward_with<T, kTransforms, false>(p, plan, first, last);
 }
 
 template <class T>
 static void reparameterize_backward_of(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,
                                        int64_t last) {
-  if (p.has_kl) return reparameterize_backward_with<T, true>(p, plan, first, last);
-  reparameterize_backward_with<T, false>(p, plan, first, last);
+  if (p.transforms()) return reparameterize_backward_as<T, true>(p, plan, first, last);
+  reparameterize_backward_as<T, false>(p, plan, first, last);
 }
 
 static void reparameterize_backward(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first,

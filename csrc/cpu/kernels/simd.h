@@ -76,6 +76,15 @@ VAE_FUSED_INLINE Float operator-(Float a, Float b) {
 VAE_FUSED_INLINE Float operator*(Float a, Float b) {
   return map(a, b, [](NativeFloat x, NativeFloat y) { return x * y; });
 }
+VAE_FUSED_INLINE Float operator/(Float a, Float b) {
+  return map(a, b, [](NativeFloat x, NativeFloat y) { return x / y; });
+}
+
+// a < b ? x : y, lane by lane.
+VAE_FUSED_INLINE Float select_less(Float a, Float b, Float x, Float y) {
+  for (int i = 0; i < kParts; ++i) y.part[i] = a.part[i] < b.part[i] ? x.part[i] : y.part[i];
+  return y;
+}
 
 // a * b + c in one rounding where the processor has the instruction, in two on the baseline.
 VAE_FUSED_INLINE Float fused_multiply_add(Float a, Float b, Float c) {

@@ -1,6 +1,7 @@
 // Elementary functions on SIMD vectors, to about an ulp of float.
 #pragma once
 
+#include "core/logarithm.h"
 #include "core/math.h"
 #include "cpu/kernels/simd.h"
 
@@ -8,6 +9,8 @@ namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
 VAE_FUSED_INLINE Exponential<Float> exponential(Float x) { return exponential_polynomial(x); }
+
+VAE_FUSED_INLINE Logarithm<Float> logarithm(Float x) { return logarithm_polynomial(x); }
 
 VAE_FUSED_INLINE Float minus_two_log_of_uniform(Float u) { return Float(-2.0f) * log_polynomial(u); }
 

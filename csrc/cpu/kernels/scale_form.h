@@ -1,8 +1,9 @@
-// The clamp of logvar on the vectors of a tile. Inactive, as for all but packed moments, it is a branch that never
-// varies.
+// The scale of the posterior on the vectors of a tile: the log-variance itself with a clamp, which is a branch that
+// never varies, or any form of it, with a temperature and a mask.
 #pragma once
 
 #include "core/logvar_clamp.h"
+#include "core/scale_form.h"
 #include "cpu/kernels/tile.h"
 
 namespace vae_fused {
@@ -39,8 +40,8 @@ class ClampOfTile {
  public:
   using Vector = typename VectorOf<T>::Type;
 
-  VAE_FUSED_HOST_DEVICE explicit ClampOfTile(const LogvarClamp& clamp)
-      : active_(clamp.active), low_(static_cast<T>(clamp.low)), high_(static_cast<T>(clamp.high)) {}
+  VAE_FUSED_HOST_DEVICE explicit ClampOfTile(const ScaleForm& form)
+      : active_(form.clamp == ClampKind::kHard), low_(static_cast<T>(form.low)), high_(static_cast<T>(form.high)) {}
 
   template <class Lanes>
   VAE_FUSED_HOST_DEVICE Vector operator()(Vector logvar, Lanes lanes) const {
@@ -56,6 +57,18 @@ class ClampOfTile {
   bool active_;
   Vector low_, high_;
 };
+
+// Not inlined: the branches of its many forms would be there again in every loop of every kernel.
+template <class Vector>
+static __attribute__((noinline)) Scale<Vector> scale_of_vector(const ScaleForm& form, Vector raw) {
+  return scale_of(form, raw);
+}
+
+// An element of an operand that is `otherwise` where the operand is absent.
+template <class T, class Lanes>
+VAE_FUSED_INLINE typename VectorOf<T>::Type load_or(const InputTile<T>& tile, int at, Lanes lanes, T otherwise) {
+  return tile.present() ? tile(at, lanes) : typename VectorOf<T>::Type(otherwise);
+}
 
 }  // namespace VAE_FUSED_ISA
 }  // namespace vae_fused

@@ -115,6 +115,48 @@ def test_kl_from_the_standard_normal(device):
     torch.testing.assert_close(ours, vf.kl_divergence(loc, 2 * scale.log(), reduction="none"), rtol=1e-6, atol=1e-7)
 
 
+def test_kl_from_a_distribution_of_two_floats(device):
+    """Which is on the CPU. N(0, 1) takes the shorter way."""
+    loc, scale = parameters((5, 3), device=device)
+    standard, other = kl_divergence(vf.Normal(loc, scale), Original(0.0, 1.0)), Original(0.5, 2.0)
+    assert torch.equal(standard, vf.kl_divergence(loc, 2 * scale.log(), reduction="none"))
+    wide_loc, wide_scale = wide(loc, scale)
+    expected = kl_divergence(Original(wide_loc, wide_scale), other)
+    torch.testing.assert_close(kl_divergence(vf.Normal(loc, scale), other).double(), expected, rtol=1e-5, atol=1e-6)
+    expected = kl_divergence(other, Original(wide_loc, wide_scale))
+    torch.testing.assert_close(kl_divergence(other, vf.Normal(loc, scale)).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_two_floats_meet_a_distribution_on_another_device():
+    loc, scale = torch.zeros(5, 3, device="meta"), torch.ones(5, 3, device="meta")
+    ours = vf.Normal(loc, scale, validate_args=False)
+    for p, q in ((ours, Original(0.0, 1.0)), (ours, vf.Normal(0.5, 2.0)), (vf.Normal(0.5, 2.0), ours)):
+        kl = kl_divergence(p, q)
+        assert (kl.device.type, kl.shape) == ("meta", (5, 3))
+
+
+@pytest.mark.parametrize(("prior_loc", "prior_scale"), [(0.0, 1.0), (0.0, 2.0), (1.0, 1.0)])
+def test_gradient_of_a_prior_of_one_number(device, prior_loc, prior_scale):
+    """N(0, 1) with a gradient is not the shorter way."""
+    loc, scale = parameters((5, 3), device=device)
+    prior = [torch.tensor(value, requires_grad=True) for value in (prior_loc, prior_scale)]
+    ours = torch.autograd.grad(kl_divergence(vf.Normal(loc, scale), vf.Normal(*prior)).sum(), prior)
+    wide_prior = wide(*prior)
+    truth = kl_divergence(Original(*(t.detach().double().cpu() for t in (loc, scale))), Original(*wide_prior))
+    for gradient, value in zip(ours, torch.autograd.grad(truth.sum(), wide_prior), strict=True):
+        torch.testing.assert_close(gradient.double(), value, rtol=1e-5, atol=1e-5)
+
+
+def test_kl_inside_a_transform(device):
+    loc, scale = (t.detach() for t in parameters((5, 3), device=device))
+    prior = Original(torch.zeros((), device=device), torch.ones((), device=device))
+
+    def kl(loc, scale):
+        return kl_divergence(vf.Normal(loc, scale, validate_args=False), prior)
+
+    torch.testing.assert_close(torch.func.vmap(kl)(loc, scale), kl(loc, scale))
+
+
 def test_kl_near_zero_does_not_cancel(device):
     loc = torch.linspace(-1e-3, 1e-3, 1000, device=device)
     p, q = (cls(loc, torch.ones_like(loc)) for cls in (vf.Normal, Original))

@@ -11,6 +11,7 @@ from torch.types import _size
 
 from vae_fused import functional
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._transforms import inside_transform
 
 __all__ = ["Normal"]
 
@@ -89,26 +90,36 @@ def _sample(
     loc: Tensor, scale: Tensor, num_samples: int | None, generator: torch.Generator | None, key: Tensor | None
 ) -> Tensor:
     """Draws of shape ``[*loc.shape]``, or ``[num_samples, *loc.shape]``, in the dtype of ``loc``."""
-    wide, logvar = _widened(loc, scale)
+    dtype = accumulation_dtype(loc.dtype)
+    wide, logvar = loc.to(dtype), 2.0 * scale.to(dtype).log()
     return functional.reparameterize(wide, logvar, num_samples=num_samples, generator=generator, key=key).to(loc.dtype)
 
 
 def _kl_elements(p: torch.distributions.Normal, q: torch.distributions.Normal) -> Tensor:
     """KL(p || q) of every element of the shape that both broadcast to, ``[*shape]``, float32 or float64."""
     shape = torch.broadcast_shapes(p.loc.shape, q.loc.shape)
-    dtype = torch.promote_types(p.loc.dtype, q.loc.dtype)
-    mu, logvar = _widened(p.loc.to(dtype), p.scale.to(dtype))
-    prior_mu, prior_logvar = _widened(q.loc.to(dtype), q.scale.to(dtype))
-    batched = shape or (1,)
-    elements = functional.kl_divergence(
-        mu.expand(batched), logvar.expand(batched), prior_mu, prior_logvar, reduction="none"
-    )
-    return elements.reshape(shape)
+    dtype = accumulation_dtype(p.loc.dtype, q.loc.dtype)
+    # A distribution of two floats is on the CPU and meets one on any device, as for PyTorch's operators.
+    device = p.loc.device if p.loc.dim() else q.loc.device
+    mu, logvar = (value.expand(shape or (1,)) for value in _parameters(p, dtype, device))
+    prior = (None, None) if _is_standard(q) else _parameters(q, dtype, device)
+    return functional.kl_divergence(mu, logvar, *prior, reduction="none").reshape(shape)
 
 
-def _widened(loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = accumulation_dtype(loc.dtype)
-    return loc.to(dtype), 2.0 * scale.to(dtype).log()
+def _parameters(normal: torch.distributions.Normal, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance in ``dtype``; those of a single normal distribution on ``device``."""
+    on = normal.loc.device if normal.loc.dim() else device
+    return normal.loc.to(on, dtype), 2.0 * normal.scale.to(on, dtype).log()
+
+
+def _is_standard(normal: torch.distributions.Normal) -> bool:
+    """Whether this is N(0, 1), as far as that can be known without waiting for a device or breaking a trace."""
+    loc, scale = normal.loc, normal.scale
+    if torch.compiler.is_compiling() or inside_transform() or type(loc) is not Tensor or type(scale) is not Tensor:
+        return False
+    if loc.dim() or loc.device.type != "cpu" or loc.requires_grad or scale.requires_grad:
+        return False
+    return float(loc) == 0.0 and float(scale) == 1.0
 
 
 register_kl(Normal, Normal)(_kl_elements)

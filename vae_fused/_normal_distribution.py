@@ -82,17 +82,13 @@ class Normal(torch.distributions.Normal):
         return self.rsample(sample_shape, generator, key)
 
 
-# The kernels take log-variances. In half precision a log-variance is too coarse to give its scale back, so both
-# parameters are widened, which costs nothing in accuracy: the kernels compute in float32 either way.
-
-
 def _sample(
     loc: Tensor, scale: Tensor, num_samples: int | None, generator: torch.Generator | None, key: Tensor | None
 ) -> Tensor:
     """Draws of shape ``[*loc.shape]``, or ``[num_samples, *loc.shape]``, in the dtype of ``loc``."""
-    dtype = accumulation_dtype(loc.dtype)
-    wide, logvar = loc.to(dtype), 2.0 * scale.to(dtype).log()
-    return functional.reparameterize(wide, logvar, num_samples=num_samples, generator=generator, key=key).to(loc.dtype)
+    return functional.reparameterize(
+        loc, scale, num_samples=num_samples, generator=generator, key=key, parameterization="std"
+    )
 
 
 def _kl_elements(p: torch.distributions.Normal, q: torch.distributions.Normal) -> Tensor:
@@ -101,15 +97,20 @@ def _kl_elements(p: torch.distributions.Normal, q: torch.distributions.Normal) -
     dtype = accumulation_dtype(p.loc.dtype, q.loc.dtype)
     # A distribution of two floats is on the CPU and meets one on any device, as for PyTorch's operators.
     device = p.loc.device if p.loc.dim() else q.loc.device
-    mu, logvar = (value.expand(shape or (1,)) for value in _parameters(p, dtype, device))
-    prior = (None, None) if _is_standard(q) else _parameters(q, dtype, device)
-    return functional.kl_divergence(mu, logvar, *prior, reduction="none").reshape(shape)
+    mu, std = (value.expand(shape or (1,)) for value in _parameters(p, dtype, device))
+    prior_mu, prior_logvar = None, None
+    if not _is_standard(q):
+        # The kernels take the log-variance of a prior, which in half precision is too coarse to give its scale back.
+        prior_mu, prior_std = _parameters(q, dtype, device)
+        prior_logvar = 2.0 * prior_std.log()
+    elements = functional.kl_divergence(mu, std, prior_mu, prior_logvar, reduction="none", parameterization="std")
+    return elements.reshape(shape)
 
 
 def _parameters(normal: torch.distributions.Normal, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance in ``dtype``; those of a single normal distribution on ``device``."""
+    """Mean and standard deviation in ``dtype``; those of a single normal distribution on ``device``."""
     on = normal.loc.device if normal.loc.dim() else device
-    return normal.loc.to(on, dtype), 2.0 * normal.scale.to(on, dtype).log()
+    return normal.loc.to(on, dtype), normal.scale.to(on, dtype)
 
 
 def _is_standard(normal: torch.distributions.Normal) -> bool:

@@ -242,3 +242,15 @@ def test_bad_arguments_of_the_conversion(arguments, error, message):
 def test_zero_and_infinite_beta_stay():
     assert vf.convert_beta(0.0, "sum", "mean", 4, 2) == 0.0
     assert vf.convert_beta(math.inf, "sum", "mean", 4, 2) == math.inf
+
+
+@on_formulas
+def test_a_shape_of_the_kl_is_on_the_scale_of_the_project(device, name, recon_loss):
+    operands = operands_of(dtype=torch.float64, device=device)
+    plain = vf.FusedELBOLoss.like(name, recon_loss=recon_loss)(*operands)
+    # Free bits of 0 change nothing; a capacity of 0 neither, as the KL is positive.
+    for shaping in (vf.FreeBits(0.0, per="total"), vf.Capacity(0.0)):
+        criterion = vf.FusedELBOLoss.like(name, recon_loss=recon_loss, kl_shaping=shaping)
+        torch.testing.assert_close(criterion(*operands), plain)
+    shaped = vf.FusedELBOLoss.like(name, recon_loss=recon_loss, kl_shaping=vf.FreeBits(1e4, per="total"))
+    assert shaped(*operands) > plain

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from vae_fused import _arguments as arguments
 from vae_fused import functional
@@ -17,6 +16,13 @@ __all__ = ["BernoulliLikelihood", "GaussianLikelihood", "Likelihood"]
 
 # likelihood(recon, target): the decoder's output and the data, both [N, ...], to log p(x | z) in nats, [N].
 Likelihood = Callable[[Tensor, Tensor], Tensor]
+
+
+def _sums_of_items(recon: Tensor, target: Tensor, recon_loss: str) -> Tensor:
+    """A reconstruction term of each item, ``[N]``, float32 (float64 if an operand is)."""
+    arguments.check_reconstruction(recon, target)
+    no_kl = recon.new_zeros(recon.shape[:1], dtype=accumulation_dtype(recon.dtype))
+    return functional.elbo_loss(recon, target, kl=no_kl, recon_loss=recon_loss, reduction="sample")
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,7 @@ class GaussianLikelihood:
             TypeError: an operand that is not floating.
             ValueError: shapes or devices that differ.
         """
-        arguments.check_reconstruction(recon, target)
-        no_kl = recon.new_zeros(recon.shape[:1], dtype=accumulation_dtype(recon.dtype))
-        squared_error = functional.elbo_loss(recon, target, kl=no_kl, reduction="sample")
+        squared_error = _sums_of_items(recon, target, "mse")
         constant = math.prod(recon.shape[1:]) * (math.log(self.sigma) + 0.5 * math.log(2.0 * math.pi))
         return squared_error * (-0.5 / self.sigma**2) - constant
 
@@ -92,8 +96,4 @@ class BernoulliLikelihood:
             TypeError: an operand that is not floating.
             ValueError: shapes or devices that differ.
         """
-        arguments.check_reconstruction(recon, target)
-        dtype = accumulation_dtype(recon.dtype, target.dtype)
-        cross_entropy = F.binary_cross_entropy_with_logits if self.logits else F.binary_cross_entropy
-        elements = cross_entropy(recon.to(dtype), target.to(dtype), reduction="none")
-        return -(elements.flatten(1).sum(1) if elements.dim() > 1 else elements)
+        return -_sums_of_items(recon, target, "bce_with_logits" if self.logits else "bce")

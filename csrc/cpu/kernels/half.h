@@ -59,8 +59,8 @@ VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
 
 #else
 
-// Conversions element by element are calls: inlined at every access they would make most of the code of the kernels, and
-// of the time to compile it.
+// Conversions element by element are calls: inlined at every access they would make most of the code of the kernels,
+// and of the time to compile it.
 #define VAE_FUSED_ELEMENTWISE static __attribute__((noinline))
 
 template <class Stored>

@@ -82,27 +82,28 @@ TORCH_LIBRARY(vae_fused, m) {
   const std::string term =
       "float target_scale=1.0, float target_shift=0.0, Tensor? weight=None, Tensor? log_sigma=None,"
       " float? log_sigma_value=None, float recon_weight=1.0, bool full=False, float smooth_l1_beta=1.0";
-  const auto define = [&](const std::string& schema) { m.def(schema.c_str(), pure); };
-  define("elbo_loss(Tensor recon, " + objective + ", *, " + term +
-         ") -> (Tensor loss, Tensor reconstruction, Tensor kl)");
+  const auto define_objective = [&](const std::string& schema) { m.def(schema.c_str(), pure); };
+  define_objective("elbo_loss(Tensor recon, " + objective + ", *, " + term +
+                   ") -> (Tensor loss, Tensor reconstruction, Tensor kl)");
   // One pass: the gradients are those of an incoming gradient of 1. That of a log_sigma which several elements share
   // is float32 or wider here.
-  define("elbo_loss_with_gradients(Tensor recon, " + objective + ", bool[4] output_mask, *, " + term +
-         ") -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu,"
-         " Tensor grad_logvar, Tensor grad_log_sigma)");
+  define_objective("elbo_loss_with_gradients(Tensor recon, " + objective + ", bool[4] output_mask, *, " + term +
+                   ") -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu,"
+                   " Tensor grad_logvar, Tensor grad_log_sigma)");
   // The same with the gradient of recon in the memory of recon. Where autograd records, the gradients wait for the
   // backward, whatever output_mask says, and loss is differentiable once.
-  define("elbo_loss_(Tensor(a!) recon, " + objective + ", bool[3] output_mask, *, " + term +
-         ") -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_mu, Tensor grad_logvar,"
-         " Tensor grad_log_sigma)");
-  define("elbo_loss_backward(Tensor grad_loss, Tensor recon, " + objective + ", bool[6] output_mask, *, " + term +
-         ") -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl,"
-         " Tensor grad_log_sigma)");
+  define_objective("elbo_loss_(Tensor(a!) recon, " + objective + ", bool[3] output_mask, *, " + term +
+                   ") -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_mu, Tensor grad_logvar,"
+                   " Tensor grad_log_sigma)");
+  define_objective("elbo_loss_backward(Tensor grad_loss, Tensor recon, " + objective + ", bool[6] output_mask, *, " +
+                   term +
+                   ") -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl,"
+                   " Tensor grad_log_sigma)");
   // Makes gradients of an incoming gradient of 1 those of grad_loss; where that is 1 it only reads it. grad_log_sigma
   // is for a log_sigma of the shape of recon.
-  define("elbo_loss_backward_(Tensor grad_loss, Tensor recon, " + objective +
-         ", Tensor(a!)? grad_recon, Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar, *, " + term +
-         ", Tensor(d!)? grad_log_sigma=None) -> ()");
+  define_objective("elbo_loss_backward_(Tensor grad_loss, Tensor recon, " + objective +
+                   ", Tensor(a!)? grad_recon, Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar, *, " + term +
+                   ", Tensor(d!)? grad_log_sigma=None) -> ()");
 
   // The reconstruction term, float64, of hidden @ weight.T + bias, which is never there as a whole: rows of it at a
   // time.

@@ -72,10 +72,10 @@ def reparameterize(
     generator: torch.Generator | None = None,
     key: Tensor | None = None,
     parameterization: str = "logvar",
-    epsilon: float = 0.0,
+    epsilon: float = 0,  # not 0.0: see target_scale of elbo_loss
     logvar_clamp: Sequence[float] | None = None,
     clamp: str = "hard",
-    temperature: float = 1.0,
+    temperature: float = 1,
 ) -> Tensor:
     r"""Sample the posterior, :math:`z = \mu + t\,\sigma\,\varepsilon` with :math:`\sigma = e^{\lambda/2}`.
 
@@ -151,7 +151,7 @@ def reparameterize_with_kl(
     key: Tensor | None = None,
     mask: Tensor | None = None,
     parameterization: str = "logvar",
-    epsilon: float = 0.0,
+    epsilon: float = 0,  # not 0.0: see target_scale of elbo_loss
     logvar_clamp: Sequence[float] | None = None,
     clamp: str = "hard",
 ) -> tuple[Tensor, Tensor]:
@@ -220,7 +220,7 @@ def kl_divergence(
     reduction: str = "batchmean",
     mask: Tensor | None = None,
     parameterization: str = "logvar",
-    epsilon: float = 0.0,
+    epsilon: float = 0,  # not 0.0: see target_scale of elbo_loss
     logvar_clamp: Sequence[float] | None = None,
     clamp: str = "hard",
 ) -> Tensor:

@@ -18,6 +18,12 @@ VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, Vector logvar, Vector 
   }
 }
 
+// An absent parameter of the prior is 0.
+template <class T, class Lanes>
+VAE_FUSED_INLINE typename VectorOf<T>::Type load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
+  return tile.present() ? tile(at, lanes) : typename VectorOf<T>::Type(0.0f);
+}
+
 // kTransforms: logvar in any form, with a mask.
 template <class T, bool kPrior, bool kTransforms>
 static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
@@ -32,8 +38,9 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       return OutputTile<T>(operand, p.extent, range.begin, range.count, p.streamed);
     };
     const InputTile<T> mu = input(p.mu), logvar = input(p.logvar), prior_mu = input(p.prior_mu),
-                       prior_logvar = input(p.prior_logvar), grad_elements = input(p.grad_elements),
-                       mask = input(kTransforms ? p.mask : Operand{});
+                       prior_logvar = input(p.prior_logvar), grad_elements = input(p.grad_elements);
+    InputTile<T> mask = input(kTransforms ? p.mask : Operand{});
+    const T* factors = mask.plain(p.mask, p.extent, range.begin, range.count);
     OutputTile<T> elements = output(p.elements), grad_mu = output(p.grad_mu), grad_logvar = output(p.grad_logvar),
                   grad_prior_mu = output(p.grad_prior_mu), grad_prior_logvar = output(p.grad_prior_logvar);
     const unsigned types = kTransforms ? kAnyTypes
@@ -44,12 +51,12 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       typename VectorOf<T>::Sum sum;
       for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
-        const Vector log_variance = logvar(at, lanes), prior = load_or(prior_logvar, at, lanes, T(0)),
-                     mean_of_prior = load_or(prior_mu, at, lanes, T(0));
+        const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes),
+                     mean_of_prior = load_or_zero(prior_mu, at, lanes);
         Vector weight = grad_elements.present() ? grad_elements(at, lanes) : item_weight;
         GaussianKL<Vector> element;
         if constexpr (kTransforms) {
-          const Vector factor = load_or(mask, at, lanes, T(1));
+          const Vector factor = factors_of(factors, at, lanes);
           element = kl_of_scale<kPrior>(mu(at, lanes), scale_of_vector(p.scale, log_variance), mean_of_prior, prior);
           element.value = wanted_lanes(factor * element.value, lanes);
           weight = weight * factor;

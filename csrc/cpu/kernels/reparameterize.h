@@ -39,7 +39,8 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
     const TileRange range(plan, tile);
     const InputTile<T> mu(p.mu, p.extent, range.begin, range.count);
     const InputTile<T> logvar(p.logvar, p.extent, range.begin, range.count);
-    const InputTile<T> mask(kTransforms ? p.mask : Operand{}, p.extent, range.begin, range.count);
+    InputTile<T> mask(kTransforms ? p.mask : Operand{}, p.extent, range.begin, range.count);
+    const T* factors = mask.plain(p.mask, p.extent, range.begin, range.count);
     for (int64_t sample = 0; sample < p.num_samples; ++sample) {
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
@@ -56,7 +57,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
             out.put(at, mean + temperature * element.sigma * load(noise + i, lanes), lanes);
             if constexpr (kWithKL) {
               const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
-              kl.add(wanted_lanes(load_or(mask, at, lanes, T(1)) * unit_kl, lanes));
+              kl.add(wanted_lanes(factors_of(factors, at, lanes) * unit_kl, lanes));
             }
           } else {
             const auto element = posterior(mean, clamped(logvar(at, lanes), lanes));
@@ -128,8 +129,9 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     const auto input = [&](bool used, const Operand& operand) VAE_FUSED_LAMBDA {
       return InputTile<T>(used ? operand : Operand{}, p.extent, range.begin, range.count);
     };
-    const InputTile<T> logvar = input(true, p.logvar), mu = input(kWithKL, p.mu), grad_z = input(kOne, p.grad_z),
-                       mask = input(kWithKL && kTransforms, p.mask);
+    const InputTile<T> logvar = input(true, p.logvar), mu = input(kWithKL, p.mu), grad_z = input(kOne, p.grad_z);
+    InputTile<T> mask = input(kWithKL && kTransforms, p.mask);
+    const T* factors = mask.plain(p.mask, p.extent, range.begin, range.count);
     const T* of_tile = nullptr;
     if constexpr (kOne) {
       of_tile = tile_noise(p, range, 0, noise_buffer);
@@ -157,7 +159,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
         if constexpr (kWithKL) mean = mu(at, lanes);
         const Vector log_variance = logvar(at, lanes);
         Vector to_logvar(0.0f), weight = item_weight;
-        if constexpr (kWithKL && kTransforms) weight = weight * load_or(mask, at, lanes, T(1));
+        if constexpr (kWithKL && kTransforms) weight = weight * factors_of(factors, at, lanes);
         if constexpr (kWithKL) to_mu = to_mu + weight * mean;
         if constexpr (kTransforms) {
           const auto element = scale_of_vector(p.scale, log_variance);

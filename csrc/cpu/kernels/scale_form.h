@@ -64,10 +64,11 @@ static __attribute__((noinline)) Scale<Vector> scale_of_vector(const ScaleForm& 
   return scale_of(form, raw);
 }
 
-// An element of an operand that is `otherwise` where the operand is absent.
+// The factors of the KL from an index of the tile on; 1 where there is no mask. They are an array of T, because the
+// other tiles of a loop may all be of another type.
 template <class T, class Lanes>
-VAE_FUSED_INLINE typename VectorOf<T>::Type load_or(const InputTile<T>& tile, int at, Lanes lanes, T otherwise) {
-  return tile.present() ? tile(at, lanes) : typename VectorOf<T>::Type(otherwise);
+VAE_FUSED_INLINE typename VectorOf<T>::Type factors_of(const T* mask, int at, Lanes lanes) {
+  return mask == nullptr ? typename VectorOf<T>::Type(T(1)) : load(mask + at, lanes);
 }
 
 }  // namespace VAE_FUSED_ISA

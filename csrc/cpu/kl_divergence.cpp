@@ -4,18 +4,10 @@
 #include "cpu/allocate.h"
 #include "cpu/parallel.h"
 #include "cpu/scalar_access.h"
-#include "operands.h"
-#include "packed_moments.h"
-#include "reduction.h"
-#include "sampling.h"
-#include "scale_form.h"
+#include "kl_divergence_arguments.h"
 
 namespace vae_fused {
 namespace {
-
-Tensor expanded(const std::optional<Tensor>& prior, const Tensor& mu) {
-  return present(prior) ? prior->expand_as(mu) : Tensor();
-}
 
 Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
   const Tensor& mu = pair.mu;
@@ -23,19 +15,7 @@ Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
   const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
   Tensor out = elementwise ? allocate_like(mu, dtype) : by_item ? allocate({mu.size(0)}, dtype) : allocate({}, dtype);
 
-  KLDivergenceParams p{};
-  p.extent = bind_operands(mu.sizes(), Order::kMemory,
-                           {{pair.mu, &p.mu},
-                            {pair.logvar, &p.logvar},
-                            {pair.prior_mu, &p.prior_mu},
-                            {pair.prior_logvar, &p.prior_logvar},
-                            {elementwise ? out : Tensor(), &p.elements},
-                            {pair.mask, &p.mask}});
-  p.scale = pair.scale;
-  p.prior_scale = pair.prior_scale;
-  p.wide = mu.scalar_type() == at::kDouble;
-  p.numel = mu.numel();
-  p.item_numel = by_item ? numel_per_item(mu) : p.numel;
+  KLDivergenceParams p = divergence_params(pair, reduction, elementwise ? out : Tensor());
   const TilePlan plan(by_item ? mu.size(0) : 1, p.item_numel);
   Partials partials(elementwise ? 0 : plan.partials(), 0.0);
   p.partials = elementwise ? nullptr : partials.data();
@@ -52,42 +32,19 @@ Tensor kl_divergence_cpu(const Tensor& mu, const Tensor& logvar, const std::opti
                          const std::optional<Tensor>& prior_logvar, std::string_view reduction_name,
                          const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
                          std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  check_latent_pair(mu, logvar);
-  check_prior("prior_mu", prior_mu, mu);
-  check_prior("prior_logvar", prior_logvar, mu);
+  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
+                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
-  return divergence_of(
-      {mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu), scale, ScaleForm{}, mask_operand(mask, mu)},
-      reduction);
+  return divergence_of(pair, reduction);
 }
 
 // Fills the gradients that are defined.
 void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reduction, const Gaussians& grads) {
-  const Tensor& mu = pair.mu;
-  if (mu.numel() == 0) return;
-  const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
-  KLDivergenceParams p{};
-  p.extent = bind_operands(mu.sizes(), Order::kMemory,
-                           {{pair.mu, &p.mu},
-                            {pair.logvar, &p.logvar},
-                            {pair.prior_mu, &p.prior_mu},
-                            {pair.prior_logvar, &p.prior_logvar},
-                            {elementwise ? grad : Tensor(), &p.grad_elements},
-                            {grads.mu, &p.grad_mu},
-                            {grads.logvar, &p.grad_logvar},
-                            {grads.prior_mu, &p.grad_prior_mu},
-                            {grads.prior_logvar, &p.grad_prior_logvar},
-                            {pair.mask, &p.mask}});
-  p.scale = pair.scale;
-  p.prior_scale = pair.prior_scale;
-  p.wide = mu.scalar_type() == at::kDouble;
-  p.streamed = static_cast<int64_t>(mu.nbytes()) > kStreamedBytes;
-  p.numel = mu.numel();
-  p.item_numel = by_item ? numel_per_item(mu) : p.numel;
-  p.weight = elementwise ? Weight{} : weight_of_gradient(grad, 1.0 / divisor(reduction, mu.size(0), mu.numel()));
-  run_tiles(kernels().kl_divergence, p, TilePlan(by_item ? mu.size(0) : 1, p.item_numel), kGrainNoise);
+  if (pair.mu.numel() == 0) return;
+  KLDivergenceParams p = divergence_backward_params(grad, pair, reduction, grads);
+  p.streamed = static_cast<int64_t>(pair.mu.nbytes()) > kStreamedBytes;
+  const int64_t sums = reduction == Reduction::kSample ? pair.mu.size(0) : 1;
+  run_tiles(kernels().kl_divergence, p, TilePlan(sums, p.item_numel), kGrainNoise);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cpu(
@@ -95,20 +52,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cpu(
     const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask,
     const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
     std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  check_latent_pair(mu, logvar);
-  check_prior("prior_mu", prior_mu, mu);
-  check_prior("prior_logvar", prior_logvar, mu);
+  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
+                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
-  const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
-  check_gradient("grad", grad,
-                 elementwise ? mu.sizes()
-                 : by_item   ? mu.sizes().slice(0, 1)
-                             : at::IntArrayRef(),
-                 mu.device());
-  const Gaussians pair{mu,    logvar,      expanded(prior_mu, mu), expanded(prior_logvar, mu),
-                       scale, ScaleForm{}, mask_operand(mask, mu)};
+  check_divergence_gradient(grad, mu, reduction);
   const auto allocated = [&](int index, const Tensor& input) {
     return output_mask[index] && input.defined() ? allocate_like(mu) : Tensor();
   };

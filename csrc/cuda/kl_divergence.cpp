@@ -7,22 +7,10 @@
 
 #include "checks.h"
 #include "cuda/device.h"
-#include "operands.h"
-#include "packed_moments.h"
-#include "reduction.h"
-#include "sampling.h"
-#include "scale_form.h"
+#include "kl_divergence_arguments.h"
 
 namespace vae_fused {
 namespace {
-
-Tensor expanded(const std::optional<Tensor>& prior, const Tensor& mu) {
-  return present(prior) ? prior->expand_as(mu) : Tensor();
-}
-
-Work work_of(const Tensor& mu, bool by_item) {
-  return by_item ? Work(mu.size(0), numel_per_item(mu)) : Work(1, mu.numel());
-}
 
 Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
   const Tensor& mu = pair.mu;
@@ -33,20 +21,8 @@ Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
                            : at::empty({}, options);
   if (out.numel() == 0) return out;
 
-  KLDivergenceParams p{};
-  p.extent = bind_operands(mu.sizes(), Order::kMemory,
-                           {{pair.mu, &p.mu},
-                            {pair.logvar, &p.logvar},
-                            {pair.prior_mu, &p.prior_mu},
-                            {pair.prior_logvar, &p.prior_logvar},
-                            {elementwise ? out : Tensor(), &p.elements},
-                            {pair.mask, &p.mask}});
-  p.scale = pair.scale;
-  p.prior_scale = pair.prior_scale;
-  p.wide = mu.scalar_type() == at::kDouble;
-  p.numel = mu.numel();
-  const Work work = work_of(mu, by_item);
-  p.item_numel = work.item_numel;
+  KLDivergenceParams p = divergence_params(pair, reduction, elementwise ? out : Tensor());
+  const Work work(by_item ? mu.size(0) : 1, p.item_numel);
 
   Summation sum{};
   Tensor partials;
@@ -71,42 +47,18 @@ Tensor kl_divergence_cuda(const Tensor& mu, const Tensor& logvar, const std::opt
                           const std::optional<Tensor>& prior_logvar, std::string_view reduction_name,
                           const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
                           std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  check_latent_pair(mu, logvar);
-  check_prior("prior_mu", prior_mu, mu);
-  check_prior("prior_logvar", prior_logvar, mu);
+  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
+                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
   const c10::DeviceGuard guard(mu.device());
-  return divergence_of(
-      {mu, logvar, expanded(prior_mu, mu), expanded(prior_logvar, mu), scale, ScaleForm{}, mask_operand(mask, mu)},
-      reduction);
+  return divergence_of(pair, reduction);
 }
 
 // Fills the gradients that are defined.
 void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reduction, const Gaussians& grads) {
-  const Tensor& mu = pair.mu;
-  if (mu.numel() == 0) return;
-  const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
-  KLDivergenceParams p{};
-  p.extent = bind_operands(mu.sizes(), Order::kMemory,
-                           {{pair.mu, &p.mu},
-                            {pair.logvar, &p.logvar},
-                            {pair.prior_mu, &p.prior_mu},
-                            {pair.prior_logvar, &p.prior_logvar},
-                            {elementwise ? grad : Tensor(), &p.grad_elements},
-                            {grads.mu, &p.grad_mu},
-                            {grads.logvar, &p.grad_logvar},
-                            {grads.prior_mu, &p.grad_prior_mu},
-                            {grads.prior_logvar, &p.grad_prior_logvar},
-                            {pair.mask, &p.mask}});
-  p.scale = pair.scale;
-  p.prior_scale = pair.prior_scale;
-  p.wide = mu.scalar_type() == at::kDouble;
-  p.numel = mu.numel();
-  const Work work = work_of(mu, by_item);
-  p.item_numel = work.item_numel;
-  p.weight = elementwise ? Weight{} : weight_of_gradient(grad, 1.0 / divisor(reduction, mu.size(0), mu.numel()));
+  if (pair.mu.numel() == 0) return;
+  const KLDivergenceParams p = divergence_backward_params(grad, pair, reduction, grads);
+  const Work work(reduction == Reduction::kSample ? pair.mu.size(0) : 1, p.item_numel);
   launch_kl_divergence(p, work, Summation{}, launch_site());
   check_launch();
 }
@@ -116,21 +68,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cuda(
     const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask,
     const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
     std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  check_latent_pair(mu, logvar);
-  check_prior("prior_mu", prior_mu, mu);
-  check_prior("prior_logvar", prior_logvar, mu);
+  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
+                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
   const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
-  const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
-  check_gradient("grad", grad,
-                 elementwise ? mu.sizes()
-                 : by_item   ? mu.sizes().slice(0, 1)
-                             : at::IntArrayRef(),
-                 mu.device());
+  check_divergence_gradient(grad, mu, reduction);
   const c10::DeviceGuard guard(mu.device());
-  const Gaussians pair{mu,    logvar,      expanded(prior_mu, mu), expanded(prior_logvar, mu),
-                       scale, ScaleForm{}, mask_operand(mask, mu)};
   const auto allocated = [&](int index, const Tensor& input) {
     return output_mask[index] && input.defined() ? at::empty_like(mu) : Tensor();
   };

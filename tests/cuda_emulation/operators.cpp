@@ -23,6 +23,7 @@
 #include "cuda/kl_divergence.cpp"
 #include "cuda/reparameterize.cpp"
 #include "cuda/standard_normal.cpp"
+#include "kl_divergence_arguments.cpp"
 #include "operands.cpp"
 #include "packed_moments.cpp"
 #include "scale_form.cpp"

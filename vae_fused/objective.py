@@ -211,9 +211,12 @@ def elbo_loss(
         check_term(recon, recon_loss, weight, log_sigma, log_sigma_floor, recon_weight, full, smooth_l1_beta, inplace)
     arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
     arguments.check_beta(beta, recon)
-    arguments.check_number("target_scale", target_scale)
-    arguments.check_number("target_shift", target_shift)
-    arguments.check_inplace(inplace, reduction)
+    target_is_as_it_is = type(target_scale) is type(target_shift) is int and (target_scale, target_shift) == (1, 0)
+    if not target_is_as_it_is:
+        arguments.check_number("target_scale", target_scale)
+        arguments.check_number("target_shift", target_shift)
+    if inplace is not False:
+        arguments.check_inplace(inplace, reduction)
     beta_value, beta_tensor = 1.0, None
     if isinstance(beta, Tensor):
         beta_tensor = beta
@@ -223,7 +226,9 @@ def elbo_loss(
     else:
         beta_value = float(beta)
     operands = (recon, target, mu, logvar, kl, beta_value, beta_tensor, recon_loss, reduction)
-    settings: dict[str, Any] = {"target_scale": target_scale, "target_shift": target_shift}
+    settings: dict[str, Any] = {}
+    if not target_is_as_it_is:
+        settings |= {"target_scale": target_scale, "target_shift": target_shift}
     if not (squared_error_alone and settings_are_default):
         settings |= {"weight": weight, "recon_weight": recon_weight, "full": full, "smooth_l1_beta": smooth_l1_beta}
 

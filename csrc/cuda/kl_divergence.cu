@@ -14,7 +14,7 @@ struct KLDivergenceLaunch {
 
 // Blocks that have to fit a multiprocessor together, which bounds the registers: as many as spill nothing.
 template <class Access, bool kPrior>
-constexpr int kBlocksWithKL = kPrior && Access::kGroup == 8 ? 2 : 3;
+constexpr int kBlocksWithKL = Access::kTransforms || (kPrior && Access::kGroup == 8) ? 2 : 3;
 
 template <class Access, class S, bool kPrior>
 __global__ void __launch_bounds__(kBlock, kBlocksWithKL<Access, kPrior>)

@@ -183,10 +183,10 @@ def test_only_the_latents_below_the_operator(device):
     # The operator itself, without autograd.
     x, target, mu, logvar = (t.detach() for t in operands_of(device))
     expected = ops.elbo_loss_with_gradients.default(
-        x, target, mu, logvar, None, 0.5, None, "mse", "sum", (True, True, False, False)
+        (True, True, False, False), x, target, mu, logvar, None, 0.5, None, "mse", "sum"
     )
     recon = x.clone()
-    results = ops.elbo_loss_.default(recon, target, mu, logvar, None, 0.5, None, "mse", "sum", (True, False, False))
+    results = ops.elbo_loss_.default((True, False, False), recon, target, mu, logvar, None, 0.5, None, "mse", "sum")
     assert recon._version == 1
     assert torch.equal(recon, expected[3])
     assert torch.equal(results[3], expected[4])
@@ -265,7 +265,7 @@ def test_arguments(device, api):
     api.elbo_loss(produced(x), target, mu, logvar, reduction="sample", inplace=False)
     with pytest.raises(ValueError, match=message):
         ops.elbo_loss_.default(
-            x.detach(), target, mu.detach(), logvar.detach(), None, 1.0, None, "mse", "sample", (True, True, False)
+            (True, True, False), x.detach(), target, mu.detach(), logvar.detach(), None, 1.0, None, "mse", "sample"
         )
 
 

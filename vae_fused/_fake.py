@@ -121,12 +121,12 @@ def _kl_divergence(
 
 def _kl_divergence_backward(
     grad: Tensor,
+    output_mask: Sequence[bool],
     mu: Tensor,
     logvar: Tensor,
     prior_mu: Tensor | None,
     prior_logvar: Tensor | None,
     reduction: str,
-    output_mask: Sequence[bool],
     **posterior: Any,
 ) -> tuple[Tensor | None, ...]:
     present = (True, True, prior_mu is not None, prior_logvar is not None)

@@ -1,5 +1,6 @@
 #include <torch/library.h>
 
+#include "argument_blocks.h"
 #include "checks.h"
 #include "cpu/allocate.h"
 #include "cpu/parallel.h"
@@ -28,13 +29,9 @@ Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
   return out;
 }
 
-Tensor kl_divergence_cpu(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                         const std::optional<Tensor>& prior_logvar, std::string_view reduction_name,
-                         const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-                         std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
+Tensor kl_divergence_cpu(const DivergenceArguments& a) {
+  const Gaussians pair = checked_gaussians(a);
+  const Reduction reduction = parse_reduction(a.reduction, /*allow_none=*/true);
   return divergence_of(pair, reduction);
 }
 
@@ -47,38 +44,29 @@ void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reducti
   run_tiles(kernels().kl_divergence, p, TilePlan(sums, p.item_numel), kGrainNoise);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cpu(
-    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-    const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask,
-    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_divergence_gradient(grad, mu, reduction);
+Tensors<4> kl_divergence_backward_cpu(const Tensor& grad, std::array<bool, 4> output_mask,
+                                      const DivergenceArguments& a) {
+  const Gaussians pair = checked_gaussians(a);
+  const Reduction reduction = parse_reduction(a.reduction, /*allow_none=*/true);
+  check_divergence_gradient(grad, a.mu, reduction);
   const auto allocated = [&](int index, const Tensor& input) {
-    return output_mask[index] && input.defined() ? allocate_like(mu) : Tensor();
+    return output_mask[index] && input.defined() ? allocate_like(a.mu) : Tensor();
   };
-  const Gaussians grads{allocated(0, mu), allocated(1, logvar), allocated(2, pair.prior_mu),
+  const Gaussians grads{allocated(0, pair.mu), allocated(1, pair.logvar), allocated(2, pair.prior_mu),
                         allocated(3, pair.prior_logvar)};
   fill_gradients(grad, pair, reduction, grads);
   return {grads.mu, grads.logvar, grads.prior_mu, grads.prior_logvar};
 }
 
-Tensor packed_kl_divergence_cpu(const Tensor& moments, const std::optional<Tensor>& prior_moments, int64_t dim,
-                                double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
-                                double prior_logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
+Tensor packed_kl_divergence_cpu(const Tensor& moments, const std::optional<Tensor>& prior_moments, Packing packing,
+                                Packing prior_packing) {
   const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
   return divergence_of(pair, Reduction::kSample);
 }
 
-std::tuple<Tensor, Tensor> packed_kl_divergence_backward_cpu(const Tensor& grad, const Tensor& moments,
-                                                             const std::optional<Tensor>& prior_moments, int64_t dim,
-                                                             double logvar_min, double logvar_max, int64_t prior_dim,
-                                                             double prior_logvar_min, double prior_logvar_max,
-                                                             std::array<bool, 2> output_mask) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
+Tensors<2> packed_kl_divergence_backward_cpu(const Tensor& grad, const Tensor& moments,
+                                             const std::optional<Tensor>& prior_moments, Packing packing,
+                                             Packing prior_packing, std::array<bool, 2> output_mask) {
   const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
   check_gradient("grad", grad, moments.sizes().slice(0, 1), moments.device());
   Tensor grad_moments, grad_prior_moments;
@@ -91,10 +79,10 @@ std::tuple<Tensor, Tensor> packed_kl_divergence_backward_cpu(const Tensor& grad,
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CPU, m) {
-  m.impl("kl_divergence", &kl_divergence_cpu);
-  m.impl("kl_divergence_backward", &kl_divergence_backward_cpu);
-  m.impl("packed_kl_divergence", &packed_kl_divergence_cpu);
-  m.impl("packed_kl_divergence_backward", &packed_kl_divergence_backward_cpu);
+  m.impl("kl_divergence", unpacked<&kl_divergence_cpu>);
+  m.impl("kl_divergence_backward", unpacked<&kl_divergence_backward_cpu>);
+  m.impl("packed_kl_divergence", unpacked<&packed_kl_divergence_cpu>);
+  m.impl("packed_kl_divergence_backward", unpacked<&packed_kl_divergence_backward_cpu>);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <mutex>
 
+#include "argument_blocks.h"
 #include "checks.h"
 #include "cpu/allocate.h"
 #include "cpu/parallel.h"
@@ -71,11 +72,10 @@ void sample(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::opti
 Tensor empty_kl(const Tensor& mu) { return allocate({mu.size(0)}, accumulation_type({&mu})); }
 
 Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples,
-                          std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-                          std::optional<double> logvar_max, std::string_view clamp, double temperature) {
+                          const ScaleArguments& scale_arguments, double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   check_temperature(temperature);
   check_key_for(key, mu.size(0), mu.device());
   Tensor z = allocate_like(mu, mu.scalar_type(), num_samples);
@@ -83,13 +83,12 @@ Tensor reparameterize_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& 
   return z;
 }
 
-std::tuple<Tensor, Tensor> reparameterize_generator_cpu(
-    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, std::optional<int64_t> num_samples,
-    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
+Tensors<2> reparameterize_generator_cpu(const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator,
+                                        std::optional<int64_t> num_samples, const ScaleArguments& scale_arguments,
+                                        double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   check_temperature(temperature);
   check_generator(generator);
   Tensor key = draw_key(generator);
@@ -98,27 +97,24 @@ std::tuple<Tensor, Tensor> reparameterize_generator_cpu(
   return {z, key};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_with_kl_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                                                      const std::optional<Tensor>& mask,
-                                                      std::string_view parameterization, double epsilon,
-                                                      std::optional<double> logvar_min,
-                                                      std::optional<double> logvar_max, std::string_view clamp) {
+Tensors<2> reparameterize_with_kl_cpu(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                      const std::optional<Tensor>& mask, const ScaleArguments& scale_arguments) {
   check_latent_pair(mu, logvar);
   check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   check_key_for(key, mu.size(0), mu.device());
   Tensor z = allocate_like(mu), kl = empty_kl(mu);
   sample(mu, logvar, key, std::nullopt, z, kl, scale, 1.0, mask_operand(mask, mu));
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cpu(
-    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, const std::optional<Tensor>& mask,
-    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp) {
+Tensors<3> reparameterize_with_kl_generator_cpu(const Tensor& mu, const Tensor& logvar,
+                                                std::optional<at::Generator> generator,
+                                                const std::optional<Tensor>& mask,
+                                                const ScaleArguments& scale_arguments) {
   check_latent_pair(mu, logvar);
   check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   check_generator(generator);
   Tensor key = draw_key(generator);
   Tensor z = allocate_like(mu), kl = empty_kl(mu);
@@ -160,14 +156,14 @@ void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Ten
   run_tiles(kernels().reparameterize_backward, p, plan, kGrainNoise / p.num_samples);
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_cpu(
-    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const std::optional<Tensor>& mu,
-    const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
-    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp, double temperature) {
+Tensors<2> reparameterize_backward_cpu(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+                                       const std::optional<Tensor>& mu, const Tensor& logvar, const Tensor& key,
+                                       std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
+                                       const std::optional<Tensor>& mask, const ScaleArguments& scale_arguments,
+                                       double temperature) {
   check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
   check_mask(mask, logvar);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, logvar.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, logvar.scalar_type());
   check_temperature(temperature);
   Tensor grad_mu, grad_logvar;
   if (output_mask[0]) grad_mu = allocate_like(logvar);
@@ -177,9 +173,7 @@ std::tuple<Tensor, Tensor> reparameterize_backward_cpu(
   return {grad_mu, grad_logvar};
 }
 
-std::tuple<Tensor, Tensor> packed_reparameterize_with_kl_cpu(const Tensor& moments, const Tensor& key, int64_t dim,
-                                                             double logvar_min, double logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max};
+Tensors<2> packed_reparameterize_with_kl_cpu(const Tensor& moments, const Tensor& key, Packing packing) {
   check_moments("moments", moments, packing);
   check_key_for(key, moments.size(0), moments.device());
   const Halves half = halves_of(moments, packing.dim);
@@ -188,10 +182,8 @@ std::tuple<Tensor, Tensor> packed_reparameterize_with_kl_cpu(const Tensor& momen
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl_generator_cpu(const Tensor& moments, int64_t dim,
-                                                                               double logvar_min, double logvar_max,
-                                                                               std::optional<at::Generator> generator) {
-  Packing packing{dim, logvar_min, logvar_max};
+Tensors<3> packed_reparameterize_with_kl_generator_cpu(const Tensor& moments, Packing packing,
+                                                       std::optional<at::Generator> generator) {
   check_moments("moments", moments, packing);
   check_generator(generator);
   Tensor key = draw_key(generator);
@@ -202,9 +194,7 @@ std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl_generator_cpu(c
 }
 
 Tensor packed_reparameterize_backward_cpu(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
-                                          const Tensor& moments, const Tensor& key, int64_t dim, double logvar_min,
-                                          double logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max};
+                                          const Tensor& moments, const Tensor& key, Packing packing) {
   check_moments("moments", moments, packing);
   const Halves half = halves_of(moments, packing.dim);
   check_reparameterize_backward(grad_z, grad_kl, half.mu, half.logvar, key, std::nullopt);
@@ -216,14 +206,14 @@ Tensor packed_reparameterize_backward_cpu(const std::optional<Tensor>& grad_z, c
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CPU, m) {
-  m.impl("reparameterize", &reparameterize_cpu);
-  m.impl("reparameterize.generator", &reparameterize_generator_cpu);
-  m.impl("reparameterize_with_kl", &reparameterize_with_kl_cpu);
-  m.impl("reparameterize_with_kl.generator", &reparameterize_with_kl_generator_cpu);
-  m.impl("reparameterize_backward", &reparameterize_backward_cpu);
-  m.impl("packed_reparameterize_with_kl", &packed_reparameterize_with_kl_cpu);
-  m.impl("packed_reparameterize_with_kl.generator", &packed_reparameterize_with_kl_generator_cpu);
-  m.impl("packed_reparameterize_backward", &packed_reparameterize_backward_cpu);
+  m.impl("reparameterize", unpacked<&reparameterize_cpu>);
+  m.impl("reparameterize.generator", unpacked<&reparameterize_generator_cpu>);
+  m.impl("reparameterize_with_kl", unpacked<&reparameterize_with_kl_cpu>);
+  m.impl("reparameterize_with_kl.generator", unpacked<&reparameterize_with_kl_generator_cpu>);
+  m.impl("reparameterize_backward", unpacked<&reparameterize_backward_cpu>);
+  m.impl("packed_reparameterize_with_kl", unpacked<&packed_reparameterize_with_kl_cpu>);
+  m.impl("packed_reparameterize_with_kl.generator", unpacked<&packed_reparameterize_with_kl_generator_cpu>);
+  m.impl("packed_reparameterize_backward", unpacked<&packed_reparameterize_backward_cpu>);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
+#include "argument_blocks.h"
 #include "checks.h"
 #include "cuda/device.h"
 #include "kl_divergence_arguments.h"
@@ -43,14 +44,10 @@ Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
   return out;
 }
 
-Tensor kl_divergence_cuda(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                          const std::optional<Tensor>& prior_logvar, std::string_view reduction_name,
-                          const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-                          std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  const c10::DeviceGuard guard(mu.device());
+Tensor kl_divergence_cuda(const DivergenceArguments& a) {
+  const Gaussians pair = checked_gaussians(a);
+  const Reduction reduction = parse_reduction(a.reduction, /*allow_none=*/true);
+  const c10::DeviceGuard guard(a.mu.device());
   return divergence_of(pair, reduction);
 }
 
@@ -63,40 +60,31 @@ void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reducti
   check_launch();
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cuda(
-    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-    const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask,
-    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_divergence_gradient(grad, mu, reduction);
-  const c10::DeviceGuard guard(mu.device());
+Tensors<4> kl_divergence_backward_cuda(const Tensor& grad, std::array<bool, 4> output_mask,
+                                       const DivergenceArguments& a) {
+  const Gaussians pair = checked_gaussians(a);
+  const Reduction reduction = parse_reduction(a.reduction, /*allow_none=*/true);
+  check_divergence_gradient(grad, a.mu, reduction);
+  const c10::DeviceGuard guard(a.mu.device());
   const auto allocated = [&](int index, const Tensor& input) {
-    return output_mask[index] && input.defined() ? at::empty_like(mu) : Tensor();
+    return output_mask[index] && input.defined() ? at::empty_like(a.mu) : Tensor();
   };
-  const Gaussians grads{allocated(0, mu), allocated(1, logvar), allocated(2, pair.prior_mu),
+  const Gaussians grads{allocated(0, pair.mu), allocated(1, pair.logvar), allocated(2, pair.prior_mu),
                         allocated(3, pair.prior_logvar)};
   fill_gradients(grad, pair, reduction, grads);
   return {grads.mu, grads.logvar, grads.prior_mu, grads.prior_logvar};
 }
 
-Tensor packed_kl_divergence_cuda(const Tensor& moments, const std::optional<Tensor>& prior_moments, int64_t dim,
-                                 double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
-                                 double prior_logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
+Tensor packed_kl_divergence_cuda(const Tensor& moments, const std::optional<Tensor>& prior_moments, Packing packing,
+                                 Packing prior_packing) {
   const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
   const c10::DeviceGuard guard(moments.device());
   return divergence_of(pair, Reduction::kSample);
 }
 
-std::tuple<Tensor, Tensor> packed_kl_divergence_backward_cuda(const Tensor& grad, const Tensor& moments,
-                                                              const std::optional<Tensor>& prior_moments, int64_t dim,
-                                                              double logvar_min, double logvar_max, int64_t prior_dim,
-                                                              double prior_logvar_min, double prior_logvar_max,
-                                                              std::array<bool, 2> output_mask) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
+Tensors<2> packed_kl_divergence_backward_cuda(const Tensor& grad, const Tensor& moments,
+                                              const std::optional<Tensor>& prior_moments, Packing packing,
+                                              Packing prior_packing, std::array<bool, 2> output_mask) {
   const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
   check_gradient("grad", grad, moments.sizes().slice(0, 1), moments.device());
   const c10::DeviceGuard guard(moments.device());
@@ -110,10 +98,10 @@ std::tuple<Tensor, Tensor> packed_kl_divergence_backward_cuda(const Tensor& grad
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CUDA, m) {
-  m.impl("kl_divergence", &kl_divergence_cuda);
-  m.impl("kl_divergence_backward", &kl_divergence_backward_cuda);
-  m.impl("packed_kl_divergence", &packed_kl_divergence_cuda);
-  m.impl("packed_kl_divergence_backward", &packed_kl_divergence_backward_cuda);
+  m.impl("kl_divergence", unpacked<&kl_divergence_cuda>);
+  m.impl("kl_divergence_backward", unpacked<&kl_divergence_backward_cuda>);
+  m.impl("packed_kl_divergence", unpacked<&packed_kl_divergence_cuda>);
+  m.impl("packed_kl_divergence_backward", unpacked<&packed_kl_divergence_backward_cuda>);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
+#include "argument_blocks.h"
 #include "checks.h"
 #include "cuda/device.h"
 #include "operands.h"
@@ -74,12 +75,11 @@ void sample(const Tensor& mu, const Tensor& logvar, const KeySource& source, std
 Tensor empty_kl(const Tensor& mu) { return at::empty({mu.size(0)}, mu.options().dtype(accumulation_type({&mu}))); }
 
 Tensor reparameterize_cuda(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                           std::optional<int64_t> num_samples, std::string_view parameterization, double epsilon,
-                           std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp,
+                           std::optional<int64_t> num_samples, const ScaleArguments& scale_arguments,
                            double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   check_temperature(temperature);
   check_key_for(key, mu.size(0), mu.device());
   const c10::DeviceGuard guard(mu.device());
@@ -89,13 +89,12 @@ Tensor reparameterize_cuda(const Tensor& mu, const Tensor& logvar, const Tensor&
   return z;
 }
 
-std::tuple<Tensor, Tensor> reparameterize_generator_cuda(
-    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, std::optional<int64_t> num_samples,
-    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
+Tensors<2> reparameterize_generator_cuda(const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator,
+                                         std::optional<int64_t> num_samples, const ScaleArguments& scale_arguments,
+                                         double temperature) {
   check_latent_pair(mu, logvar);
   check_num_samples(num_samples);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   check_temperature(temperature);
   const c10::DeviceGuard guard(mu.device());
   const auto [key, source] = drawn_key(generator, mu, num_samples.value_or(1));
@@ -104,14 +103,11 @@ std::tuple<Tensor, Tensor> reparameterize_generator_cuda(
   return {z, key};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_with_kl_cuda(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                                                       const std::optional<Tensor>& mask,
-                                                       std::string_view parameterization, double epsilon,
-                                                       std::optional<double> logvar_min,
-                                                       std::optional<double> logvar_max, std::string_view clamp) {
+Tensors<2> reparameterize_with_kl_cuda(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                       const std::optional<Tensor>& mask, const ScaleArguments& scale_arguments) {
   check_latent_pair(mu, logvar);
   check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   check_key_for(key, mu.size(0), mu.device());
   const c10::DeviceGuard guard(mu.device());
   const Tensor contiguous_key = key.contiguous();
@@ -120,13 +116,13 @@ std::tuple<Tensor, Tensor> reparameterize_with_kl_cuda(const Tensor& mu, const T
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_cuda(
-    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, const std::optional<Tensor>& mask,
-    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp) {
+Tensors<3> reparameterize_with_kl_generator_cuda(const Tensor& mu, const Tensor& logvar,
+                                                 std::optional<at::Generator> generator,
+                                                 const std::optional<Tensor>& mask,
+                                                 const ScaleArguments& scale_arguments) {
   check_latent_pair(mu, logvar);
   check_mask(mask, mu);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, mu.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, mu.scalar_type());
   const c10::DeviceGuard guard(mu.device());
   const auto [key, source] = drawn_key(generator, mu, 1);
   Tensor z = at::empty_like(mu), kl = empty_kl(mu);
@@ -167,14 +163,14 @@ void fill_gradients(const std::optional<Tensor>& grad_z, const std::optional<Ten
   check_launch();
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_cuda(
-    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const std::optional<Tensor>& mu,
-    const Tensor& logvar, const Tensor& key, std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
-    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp, double temperature) {
+Tensors<2> reparameterize_backward_cuda(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+                                        const std::optional<Tensor>& mu, const Tensor& logvar, const Tensor& key,
+                                        std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
+                                        const std::optional<Tensor>& mask, const ScaleArguments& scale_arguments,
+                                        double temperature) {
   check_reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples);
   check_mask(mask, logvar);
-  const ScaleForm scale = scale_form({parameterization, epsilon, logvar_min, logvar_max, clamp}, logvar.scalar_type());
+  const ScaleForm scale = scale_form(scale_arguments, logvar.scalar_type());
   check_temperature(temperature);
   const c10::DeviceGuard guard(logvar.device());
   Tensor grad_mu, grad_logvar;
@@ -185,9 +181,7 @@ std::tuple<Tensor, Tensor> reparameterize_backward_cuda(
   return {grad_mu, grad_logvar};
 }
 
-std::tuple<Tensor, Tensor> packed_reparameterize_with_kl_cuda(const Tensor& moments, const Tensor& key, int64_t dim,
-                                                              double logvar_min, double logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max};
+Tensors<2> packed_reparameterize_with_kl_cuda(const Tensor& moments, const Tensor& key, Packing packing) {
   check_moments("moments", moments, packing);
   check_key_for(key, moments.size(0), moments.device());
   const c10::DeviceGuard guard(moments.device());
@@ -199,9 +193,8 @@ std::tuple<Tensor, Tensor> packed_reparameterize_with_kl_cuda(const Tensor& mome
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl_generator_cuda(
-    const Tensor& moments, int64_t dim, double logvar_min, double logvar_max, std::optional<at::Generator> generator) {
-  Packing packing{dim, logvar_min, logvar_max};
+Tensors<3> packed_reparameterize_with_kl_generator_cuda(const Tensor& moments, Packing packing,
+                                                        std::optional<at::Generator> generator) {
   check_moments("moments", moments, packing);
   const c10::DeviceGuard guard(moments.device());
   const Halves half = halves_of(moments, packing.dim);
@@ -212,9 +205,7 @@ std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl_generator_cuda(
 }
 
 Tensor packed_reparameterize_backward_cuda(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
-                                           const Tensor& moments, const Tensor& key, int64_t dim, double logvar_min,
-                                           double logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max};
+                                           const Tensor& moments, const Tensor& key, Packing packing) {
   check_moments("moments", moments, packing);
   const Halves half = halves_of(moments, packing.dim);
   check_reparameterize_backward(grad_z, grad_kl, half.mu, half.logvar, key, std::nullopt);
@@ -227,14 +218,14 @@ Tensor packed_reparameterize_backward_cuda(const std::optional<Tensor>& grad_z, 
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CUDA, m) {
-  m.impl("reparameterize", &reparameterize_cuda);
-  m.impl("reparameterize.generator", &reparameterize_generator_cuda);
-  m.impl("reparameterize_with_kl", &reparameterize_with_kl_cuda);
-  m.impl("reparameterize_with_kl.generator", &reparameterize_with_kl_generator_cuda);
-  m.impl("reparameterize_backward", &reparameterize_backward_cuda);
-  m.impl("packed_reparameterize_with_kl", &packed_reparameterize_with_kl_cuda);
-  m.impl("packed_reparameterize_with_kl.generator", &packed_reparameterize_with_kl_generator_cuda);
-  m.impl("packed_reparameterize_backward", &packed_reparameterize_backward_cuda);
+  m.impl("reparameterize", unpacked<&reparameterize_cuda>);
+  m.impl("reparameterize.generator", unpacked<&reparameterize_generator_cuda>);
+  m.impl("reparameterize_with_kl", unpacked<&reparameterize_with_kl_cuda>);
+  m.impl("reparameterize_with_kl.generator", unpacked<&reparameterize_with_kl_generator_cuda>);
+  m.impl("reparameterize_backward", unpacked<&reparameterize_backward_cuda>);
+  m.impl("packed_reparameterize_with_kl", unpacked<&packed_reparameterize_with_kl_cuda>);
+  m.impl("packed_reparameterize_with_kl.generator", unpacked<&packed_reparameterize_with_kl_generator_cuda>);
+  m.impl("packed_reparameterize_backward", unpacked<&packed_reparameterize_backward_cuda>);
 }
 
 }  // namespace

@@ -83,9 +83,8 @@ def _elbo_loss_(output_mask: Sequence[bool], recon: Tensor, *objective: Any, **t
 def _elbo_loss_backward(
     grad_loss: Tensor, output_mask: Sequence[bool], recon: Tensor, *objective: Any, **term: Any
 ) -> tuple[Tensor | None, ...]:
-    log_sigma = term.get("log_sigma")
-    *gradients, to_log_sigma = _gradients(output_mask, (recon, *objective[:4]), recon, log_sigma)
-    return (*gradients, to_log_sigma if to_log_sigma is None else to_log_sigma.to(log_sigma.dtype))
+    *gradients, to_log_sigma = _gradients(output_mask, (recon, *objective[:4]), recon, term.get("log_sigma"))
+    return (*gradients, to_log_sigma if to_log_sigma is None else to_log_sigma.to(term["log_sigma"].dtype))
 
 
 def _elbo_loss_backward_(grad_loss: Tensor, *buffers_and_objective: Any, **term: Any) -> None:

@@ -1,5 +1,5 @@
-#include "cpu/allocate.h"
 #include "cpu/objective_terms.h"
+#include "cpu/results.h"
 #include "objective_operators.h"
 
 namespace vae_fused {
@@ -11,15 +11,7 @@ struct Sums {
   double grad_one_log_sigma = 0.0;
 };
 
-struct ObjectiveOnCPU {
-  struct Guard {
-    explicit Guard(at::Device) {}
-  };
-
-  static Tensor like(const Tensor& tensor) { return allocate_like(tensor); }
-
-  static Tensor empty(at::IntArrayRef sizes, at::ScalarType type, const Tensor&) { return allocate(sizes, type); }
-
+struct ObjectiveOnCPU : OnCPU {
   // Fills the gradients that have a buffer, too. What one log sigma needs is summed anyway.
   static Sums forward(const Objective& objective, const Gradients& grads, bool) {
     const auto dtype = objective.result_type();

@@ -1,21 +1,13 @@
 #include <ATen/ops/sum.h>
-#include <c10/core/DeviceGuard.h>
 
 #include "cuda/objective_launch.h"
+#include "cuda/results.h"
 #include "objective_operators.h"
 
 namespace vae_fused {
 namespace {
 
-struct ObjectiveOnCUDA {
-  using Guard = c10::DeviceGuard;
-
-  static Tensor like(const Tensor& tensor) { return at::empty_like(tensor); }
-
-  static Tensor empty(at::IntArrayRef sizes, at::ScalarType type, const Tensor& near) {
-    return at::empty(sizes, near.options().dtype(type));
-  }
-
+struct ObjectiveOnCUDA : OnCUDA {
   // For an incoming gradient of 1.
   static Sums forward(const Objective& objective, const Gradients& grads, bool one_log_sigma) {
     ElboLossTermParams params = params_of(objective, grads, Tensor());

@@ -50,7 +50,7 @@ struct OutputLayer {
 
   explicit OutputLayer(const OutputLayerArguments& a)
       : hidden(a.hidden),
-        weight((check_linear(a.hidden, a.weight, a.bias, a.target), for_blas(a.weight))),
+        weight((check_output_layer(a), for_blas(a.weight))),
         bias(a.bias.value_or(Tensor())),
         target(a.target),
         recon_loss(a.recon_loss),
@@ -58,8 +58,6 @@ struct OutputLayer {
         items(hidden.size(0)),
         rows_per_item(c10::multiply_integers(hidden.sizes().slice(1, hidden.dim() - 2))),
         outputs(weight.size(0)) {
-    TORCH_CHECK_VALUE(recon_loss == "mse", "recon_loss must be one of mse, got '", recon_loss, "'");
-    check_chunk(a.chunk);
     chunk = a.chunk ? std::min(*a.chunk, std::max<int64_t>(rows(), 1))
                     : default_chunk(rows(), outputs * static_cast<int64_t>(hidden.element_size()));
   }

@@ -24,4 +24,7 @@ struct OutputLayerArguments {
   }
 };
 
+// Checks the arguments but the reduction: hidden, weight, bias and target fit together.
+void check_output_layer(const OutputLayerArguments& arguments);
+
 }  // namespace vae_fused

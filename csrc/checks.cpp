@@ -19,11 +19,6 @@ std::string name_of(at::ScalarType type) {
   return "torch." + std::string(names.first);
 }
 
-void check_floating(const char* name, const Tensor& value) {
-  TORCH_CHECK_TYPE(is_supported(value.scalar_type()), name, " must be float16, bfloat16, float32 or float64, got ",
-                   name_of(value.scalar_type()));
-}
-
 bool expands_to(at::IntArrayRef from, at::IntArrayRef to) {
   if (from.size() > to.size()) return false;
   const size_t offset = to.size() - from.size();
@@ -34,6 +29,11 @@ bool expands_to(at::IntArrayRef from, at::IntArrayRef to) {
 }
 
 }  // namespace
+
+void check_floating(const char* name, const Tensor& value) {
+  TORCH_CHECK_TYPE(is_supported(value.scalar_type()), name, " must be float16, bfloat16, float32 or float64, got ",
+                   name_of(value.scalar_type()));
+}
 
 void check_batched(const char* name, const Tensor& value) {
   check_floating(name, value);
@@ -146,34 +146,6 @@ void check_target_scale(const Tensor& target, double scale, double shift) {
   TORCH_CHECK_VALUE(target.scalar_type() == at::kByte || (scale == 1.0 && shift == 0.0),
                     "target_scale and target_shift say how a uint8 target is read, got a target of ",
                     name_of(target.scalar_type()));
-}
-
-void check_linear(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& target) {
-  check_floating("hidden", hidden);
-  TORCH_CHECK_VALUE(hidden.dim() >= 2, "hidden must have shape [batch, ..., in_features], got ", hidden.sizes());
-  const auto check_parameter = [&](const char* name, const Tensor& value) {
-    TORCH_CHECK_TYPE(value.scalar_type() == hidden.scalar_type(), name, " must have the dtype of hidden, ",
-                     name_of(hidden.scalar_type()), ", got ", name_of(value.scalar_type()));
-    check_same_device(name, value, "hidden", hidden);
-  };
-  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(1) == hidden.size(-1), "weight must have shape [out_features, ",
-                    hidden.size(-1), "], got ", weight.sizes());
-  check_parameter("weight", weight);
-  if (present(bias)) {
-    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == weight.size(0), "bias must have shape [", weight.size(0),
-                      "], got ", bias->sizes());
-    check_parameter("bias", *bias);
-  }
-  check_floating("target", target);
-  at::DimVector shape(hidden.sizes().begin(), hidden.sizes().end());
-  shape.back() = weight.size(0);
-  TORCH_CHECK_VALUE(target.sizes() == at::IntArrayRef(shape), "target must have the shape of the reconstruction, ",
-                    at::IntArrayRef(shape), ", got ", target.sizes());
-  check_same_device("target", target, "hidden", hidden);
-}
-
-void check_chunk(std::optional<int64_t> chunk) {
-  TORCH_CHECK_VALUE(!chunk || *chunk >= 1, "chunk must be at least 1, got ", chunk.value_or(1));
 }
 
 void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const std::optional<Tensor>& logvar,

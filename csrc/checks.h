@@ -27,6 +27,9 @@ ReconLoss parse_recon_loss(std::string_view name);
 // float64 if any operand is, else float32: the dtype of arithmetic, losses and KL.
 at::ScalarType accumulation_type(std::initializer_list<const Tensor*> operands);
 
+// A tensor of one of the four floating types.
+void check_floating(const char* name, const Tensor& value);
+
 // A floating tensor with a batch dimension.
 void check_batched(const char* name, const Tensor& value);
 
@@ -57,11 +60,6 @@ void check_reconstruction(const Tensor& recon, const Tensor& target);
 
 // A scale and a shift say how bytes are read; any other target is taken as it is.
 void check_target_scale(const Tensor& target, double scale, double shift);
-
-// An output layer: hidden [B, ..., H], weight [D, H], bias [D] and target [B, ..., D] fit together.
-void check_linear(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& target);
-
-void check_chunk(std::optional<int64_t> chunk);
 
 // The KL comes from mu and logvar or from kl, never from both or neither.
 void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const std::optional<Tensor>& logvar,

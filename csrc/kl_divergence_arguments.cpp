@@ -20,23 +20,22 @@ KLDivergenceParams params_of(const Gaussians& pair, Reduction reduction) {
 
 }  // namespace
 
-Gaussians checked_gaussians(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                            const std::optional<Tensor>& prior_logvar, const std::optional<Tensor>& mask,
-                            const ScaleArguments& scale) {
-  check_latent_pair(mu, logvar);
-  check_prior("prior_mu", prior_mu, mu);
-  check_prior("prior_logvar", prior_logvar, mu);
-  check_mask(mask, mu);
+Gaussians checked_gaussians(const DivergenceArguments& a) {
+  const Tensor& mu = a.mu;
+  check_latent_pair(mu, a.logvar);
+  check_prior("prior_mu", a.prior_mu, mu);
+  check_prior("prior_logvar", a.prior_logvar, mu);
+  check_mask(a.mask, mu);
   const auto expanded = [&](const std::optional<Tensor>& prior) {
     return present(prior) ? prior->expand_as(mu) : Tensor();
   };
   return {mu,
-          logvar,
-          expanded(prior_mu),
-          expanded(prior_logvar),
-          scale_form(scale, mu.scalar_type()),
+          a.logvar,
+          expanded(a.prior_mu),
+          expanded(a.prior_logvar),
+          scale_form(a.scale, mu.scalar_type()),
           ScaleForm{},
-          mask_operand(mask, mu)};
+          mask_operand(a.mask, mu)};
 }
 
 void check_divergence_gradient(const Tensor& grad, const Tensor& mu, Reduction reduction) {

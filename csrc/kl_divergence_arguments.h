@@ -7,10 +7,26 @@
 
 namespace vae_fused {
 
-// Checks the arguments of the operators that take the pair apart.
-Gaussians checked_gaussians(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                            const std::optional<Tensor>& prior_logvar, const std::optional<Tensor>& mask,
-                            const ScaleArguments& scale);
+// Of the operators that take the pair apart, in one block. References to what the caller holds, for the time of one
+// call.
+struct DivergenceArguments {
+  const Tensor& mu;
+  const Tensor& logvar;
+  const std::optional<Tensor>& prior_mu;
+  const std::optional<Tensor>& prior_logvar;
+  std::string_view reduction;
+  const std::optional<Tensor>& mask;
+  ScaleArguments scale{};
+
+  template <class Use>
+  auto in_order(Use use) const {
+    return scale.in_order(
+        [&](const auto&... of_scale) { return use(mu, logvar, prior_mu, prior_logvar, reduction, mask, of_scale...); });
+  }
+};
+
+// Checks the arguments but the reduction.
+Gaussians checked_gaussians(const DivergenceArguments& arguments);
 
 // The incoming gradient has the shape of the reduced divergence.
 void check_divergence_gradient(const Tensor& grad, const Tensor& mu, Reduction reduction);

@@ -17,8 +17,8 @@ TORCH_LIBRARY(vae_fused, m) {
 
   m.def("standard_normal(Tensor key, SymInt[] size, *, ScalarType dtype) -> Tensor", pure);
 
-  // What logvar holds: its parameterization, epsilon, and the clamp of the log-variance with both its bounds or
-  // neither. The mask is a factor of the KL of each element.
+  // What logvar holds, ScaleArguments of scale_form.h: its parameterization, epsilon, and the clamp of the log-variance
+  // with both its bounds or neither. The mask is a factor of the KL of each element.
   const auto define = [&m](const std::string& begin, const std::string& end, const std::vector<at::Tag>& tags) {
     const char* scale =
         ", str parameterization='logvar', float epsilon=0.0, float? logvar_min=None, float? logvar_max=None,"
@@ -39,14 +39,12 @@ TORCH_LIBRARY(vae_fused, m) {
       " int? num_samples, bool[2] output_mask, *, Tensor? mask=None",
       ", float temperature=1.0) -> (Tensor grad_mu, Tensor grad_logvar)", pure);
 
-  define(
-      "kl_divergence(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str reduction,"
-      " *, Tensor? mask=None",
-      ") -> Tensor", pure);
-  define(
-      "kl_divergence_backward(Tensor grad, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar,"
-      " str reduction, bool[4] output_mask, *, Tensor? mask=None",
-      ") -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)", pure);
+  // With the scale DivergenceArguments of kl_divergence_arguments.h.
+  const std::string divergence =
+      "Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str reduction, *, Tensor? mask=None";
+  define("kl_divergence(" + divergence, ") -> Tensor", pure);
+  define("kl_divergence_backward(Tensor grad, bool[4] output_mask, " + divergence,
+         ") -> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)", pure);
 
   // Packed moments hold mu and logvar as the halves of dimension dim; logvar is clamped to the two bounds. Their
   // gradient is one tensor like them.
@@ -72,56 +70,51 @@ TORCH_LIBRARY(vae_fused, m) {
       " -> (Tensor grad_moments, Tensor grad_prior_moments)",
       pure);
 
-  // beta_tensor, where given, takes the place of beta and is read when the kernel runs. A uint8 target is read as
-  // target_scale * byte + target_shift. weight is a constant factor of every element of the reconstruction term,
-  // recon_weight of all of it. A likelihood has log_sigma or, where it is a number, log_sigma_value; full adds its
-  // constant.
+  // ObjectiveArguments of objective_arguments.h. beta_tensor, where given, takes the place of beta and is read when the
+  // kernel runs. A uint8 target is read as target_scale * byte + target_shift. weight is a constant factor of every
+  // element of the reconstruction term, recon_weight of all of it. A likelihood has log_sigma or, where it is a number,
+  // log_sigma_value; full adds its constant.
   const std::string objective =
       "Tensor target, Tensor? mu, Tensor? logvar, Tensor? kl, float beta, Tensor? beta_tensor, str recon_loss,"
-      " str reduction";
-  const std::string term =
-      "float target_scale=1.0, float target_shift=0.0, Tensor? weight=None, Tensor? log_sigma=None,"
-      " float? log_sigma_value=None, float recon_weight=1.0, bool full=False, float smooth_l1_beta=1.0";
-  const auto define_objective = [&](const std::string& schema) { m.def(schema.c_str(), pure); };
-  define_objective("elbo_loss(Tensor recon, " + objective + ", *, " + term +
-                   ") -> (Tensor loss, Tensor reconstruction, Tensor kl)");
+      " str reduction, *, float target_scale=1.0, float target_shift=0.0, Tensor? weight=None, Tensor? log_sigma=None,"
+      " float? log_sigma_value=None, float recon_weight=1.0, bool full=False, float smooth_l1_beta=1.0)";
+  const auto define_objective = [&](const std::string& begin, const std::string& end) {
+    m.def((begin + objective + end).c_str(), pure);
+  };
+  define_objective("elbo_loss(Tensor recon, ", " -> (Tensor loss, Tensor reconstruction, Tensor kl)");
   // One pass: the gradients are those of an incoming gradient of 1. That of a log_sigma which several elements share
   // is float32 or wider here.
-  define_objective("elbo_loss_with_gradients(Tensor recon, " + objective + ", bool[4] output_mask, *, " + term +
-                   ") -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu,"
+  define_objective("elbo_loss_with_gradients(bool[4] output_mask, Tensor recon, ",
+                   " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu,"
                    " Tensor grad_logvar, Tensor grad_log_sigma)");
   // The same with the gradient of recon in the memory of recon. Where autograd records, the gradients wait for the
   // backward, whatever output_mask says, and loss is differentiable once.
-  define_objective("elbo_loss_(Tensor(a!) recon, " + objective + ", bool[3] output_mask, *, " + term +
-                   ") -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_mu, Tensor grad_logvar,"
+  define_objective("elbo_loss_(bool[3] output_mask, Tensor(a!) recon, ",
+                   " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_mu, Tensor grad_logvar,"
                    " Tensor grad_log_sigma)");
-  define_objective("elbo_loss_backward(Tensor grad_loss, Tensor recon, " + objective + ", bool[6] output_mask, *, " +
-                   term +
-                   ") -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl,"
+  define_objective("elbo_loss_backward(Tensor grad_loss, bool[6] output_mask, Tensor recon, ",
+                   " -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl,"
                    " Tensor grad_log_sigma)");
   // Makes gradients of an incoming gradient of 1 those of grad_loss; where that is 1 it only reads it. grad_log_sigma
   // is for a log_sigma of the shape of recon.
-  define_objective("elbo_loss_backward_(Tensor grad_loss, Tensor recon, " + objective +
-                   ", Tensor(a!)? grad_recon, Tensor(b!)? grad_mu, Tensor(c!)? grad_logvar, *, " + term +
-                   ", Tensor(d!)? grad_log_sigma=None) -> ()");
+  define_objective(
+      "elbo_loss_backward_(Tensor grad_loss, Tensor(a!)? grad_recon, Tensor(b!)? grad_mu,"
+      " Tensor(c!)? grad_logvar, Tensor(d!)? grad_log_sigma, Tensor recon, ",
+      " -> ()");
 
-  // The reconstruction term, float64, of hidden @ weight.T + bias, which is never there as a whole: rows of it at a
-  // time.
-  m.def(
-      "linear_reconstruction(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, str recon_loss, str reduction,"
-      " int? chunk) -> Tensor",
-      pure);
+  // OutputLayerArguments of output_layer_arguments.h: the reconstruction term, float64, of hidden @ weight.T + bias,
+  // which is never there as a whole: rows of it at a time.
+  const std::string layer =
+      "Tensor hidden, Tensor weight, Tensor? bias, Tensor target, str recon_loss, str reduction, int? chunk";
+  const auto define_layer = [&](const std::string& schema) { m.def(schema.c_str(), pure); };
+  define_layer("linear_reconstruction(" + layer + ") -> Tensor");
   // One pass: the gradients are those of an incoming gradient of 1, in float32 or wider.
-  m.def(
-      "linear_reconstruction_with_gradients(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, str recon_loss,"
-      " str reduction, int? chunk, bool[3] output_mask)"
-      " -> (Tensor reconstruction, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
-      pure);
-  m.def(
-      "linear_reconstruction_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor? bias, Tensor target,"
-      " str recon_loss, str reduction, int? chunk, bool[4] output_mask)"
-      " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor grad_target)",
-      pure);
+  define_layer("linear_reconstruction_with_gradients(" + layer +
+               ", bool[3] output_mask)"
+               " -> (Tensor reconstruction, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+  define_layer("linear_reconstruction_backward(Tensor grad_loss, " + layer +
+               ", bool[4] output_mask)"
+               " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor grad_target)");
   // Multiplies by a number [] that is read when the kernel runs.
   m.def("scale_gradient_(Tensor(a!) gradient, Tensor factor) -> ()", pure);
 }

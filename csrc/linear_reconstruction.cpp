@@ -2,126 +2,14 @@
 // reconstruction nor its gradient exists as a whole. Written in ATen and the operators of this package: CPU and CUDA
 // run the same code, the matrix products stay with ATen, and the formula of the loss stays with elbo_loss.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/zeros.h>
-#include <c10/util/accumulate.h>
 #include <torch/library.h>
 
-#include <algorithm>
-
-#include "checks.h"
 #include "ops.h"
-#include "reduction.h"
+#include "output_layer.h"
 
 namespace vae_fused {
 namespace {
-
-// A chunk of the reconstruction takes about this much, and as much again for its gradient. Every chunk reads the whole
-// weight and reads and writes its whole gradient, so it has rows enough for the products to cost more than that.
-constexpr int64_t kChunkBytes = int64_t{64} << 20;
-constexpr int64_t kLeastRows = 128;
-constexpr int64_t kRowsMultiple = 16;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Rows of a chunk where the caller does not say: from the sizes alone, so that no sum depends on the machine. All
-// chunks but the last are equal, and the last is not a scrap.
-int64_t default_chunk(int64_t rows, int64_t bytes_of_row) {
-  const int64_t most = std::max(kLeastRows, kChunkBytes / std::max<int64_t>(bytes_of_row, 1));
-  const int64_t chunks = std::max<int64_t>(1, ceil_div(rows, most));
-  const int64_t even = ceil_div(ceil_div(rows, chunks), kRowsMultiple) * kRowsMultiple;
-  return std::clamp<int64_t>(even, 1, std::max<int64_t>(rows, 1));
-}
-
-// BLAS takes a matrix in which one of the strides is 1; another would be copied again for every chunk.
-Tensor for_blas(const Tensor& matrix) {
-  return matrix.stride(0) == 1 || matrix.stride(1) == 1 ? matrix : matrix.contiguous();
-}
-
-struct OutputLayer {
-  const Tensor& hidden;  // [items, ..., in_features]
-  const Tensor weight;   // [outputs, in_features]
-  const Tensor bias;     // [outputs], or undefined
-  const Tensor& target;  // [items, ..., outputs]
-  const std::string_view recon_loss;
-  const Reduction reduction;
-  const int64_t items, rows_per_item, outputs;
-  int64_t chunk;
-
-  OutputLayer(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
-              std::string_view recon_loss, std::string_view reduction_name, std::optional<int64_t> chunk_rows)
-      : hidden(hidden),
-        weight((check_linear(hidden, weight, bias, target), for_blas(weight))),
-        bias(bias.value_or(Tensor())),
-        target(target),
-        recon_loss(recon_loss),
-        reduction(parse_reduction(reduction_name, /*allow_none=*/false)),
-        items(hidden.size(0)),
-        rows_per_item(c10::multiply_integers(hidden.sizes().slice(1, hidden.dim() - 2))),
-        outputs(weight.size(0)) {
-    TORCH_CHECK_VALUE(recon_loss == "mse", "recon_loss must be one of mse, got '", recon_loss, "'");
-    check_chunk(chunk_rows);
-    chunk = chunk_rows ? std::min(*chunk_rows, std::max<int64_t>(rows(), 1))
-                       : default_chunk(rows(), outputs * static_cast<int64_t>(hidden.element_size()));
-  }
-
-  int64_t rows() const { return items * rows_per_item; }
-  bool by_item() const { return reduction == Reduction::kSample; }
-  double divided_by() const { return divisor(reduction, items, rows() * outputs); }
-  // Gradients are summed in this and rounded once.
-  at::ScalarType wide() const { return accumulation_type({&hidden}); }
-  at::TensorOptions sums() const { return hidden.options().dtype(at::kDouble); }
-};
-
-struct Chunk {
-  int64_t first, count;
-  Tensor hidden;      // [count, in_features]
-  Tensor target;      // [count, outputs]
-  Tensor recon;       // [count, outputs]
-  OptionalTensor kl;  // [count]: the loss wants one, and gives its results in the dtype of it, float64
-  const OptionalTensor& none;
-
-  ObjectiveArguments objective(std::string_view recon_loss, std::string_view reduction) const {
-    return {recon, target, none, none, kl, 0.0, none, recon_loss, reduction};
-  }
-};
-
-// Rows [first, first + count) of a tensor [items, ..., features]. One whose rows do not lie at a fixed distance from
-// each other is copied, but only the items that these rows belong to.
-Tensor rows_of(const OutputLayer& layer, const Tensor& tensor, int64_t first, int64_t count) {
-  if (tensor.dim() == 2) return tensor.narrow(0, first, count);
-  const int64_t item = first / layer.rows_per_item;
-  const int64_t end = (first + count - 1) / layer.rows_per_item + 1;
-  return tensor.narrow(0, item, end - item)
-      .reshape({(end - item) * layer.rows_per_item, tensor.size(-1)})
-      .narrow(0, first - item * layer.rows_per_item, count);
-}
-
-template <class Body>
-void for_each_chunk(const OutputLayer& layer, Body body) {
-  const Tensor buffer = at::empty({layer.chunk, layer.outputs}, layer.hidden.options());
-  const Tensor no_kl = at::zeros({layer.chunk}, layer.sums());
-  const OptionalTensor none;
-  for (int64_t first = 0; first < layer.rows(); first += layer.chunk) {
-    const int64_t count = std::min(layer.chunk, layer.rows() - first);
-    Chunk chunk{first,
-                count,
-                rows_of(layer, layer.hidden, first, count),
-                rows_of(layer, layer.target, first, count),
-                buffer.narrow(0, 0, count),
-                no_kl.narrow(0, 0, count),
-                none};
-    if (layer.bias.defined()) {
-      at::addmm_out(chunk.recon, layer.bias, chunk.hidden, layer.weight.t());
-    } else {
-      at::mm_out(chunk.recon, chunk.hidden, layer.weight.t());
-    }
-    body(chunk);
-  }
-}
 
 // The reconstruction term, in float64: one number, or one an item.
 struct Total {
@@ -191,39 +79,32 @@ struct LayerGradients {
   }
 };
 
-Tensor linear_reconstruction(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
-                             const Tensor& target, std::string_view recon_loss, std::string_view reduction,
-                             std::optional<int64_t> chunk_rows) {
-  const OutputLayer layer(hidden, weight, bias, target, recon_loss, reduction, chunk_rows);
+Tensor linear_reconstruction(const OutputLayerArguments& arguments) {
+  const OutputLayer layer(arguments);
   Total total(layer);
-  for_each_chunk(layer, [&](const Chunk& chunk) {
-    total.add(chunk, std::get<1>(ops::elbo_loss(chunk.objective(recon_loss, layer.by_item() ? "sample" : "sum"))));
-  });
+  for_each_chunk(layer, [&](const Chunk& chunk) { total.add(chunk, std::get<1>(ops::elbo_loss(chunk.objective()))); });
   return total.result();
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_with_gradients(
-    const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
-    std::string_view recon_loss, std::string_view reduction, std::optional<int64_t> chunk_rows,
-    std::array<bool, 3> output_mask) {
-  const OutputLayer layer(hidden, weight, bias, target, recon_loss, reduction, chunk_rows);
+Tensors<4> linear_reconstruction_with_gradients(const OutputLayerArguments& arguments,
+                                                std::array<bool, 3> output_mask) {
+  const OutputLayer layer(arguments);
   TORCH_CHECK_VALUE(!layer.by_item(), "reduction must not be sample where the forward computes the gradients");
   LayerGradients grads(layer, output_mask[0], output_mask[1], output_mask[2]);
   Total total(layer);
   for_each_chunk(layer, [&](const Chunk& chunk) {
-    const auto results = ops::elbo_loss_with_gradients(chunk.objective(recon_loss, "sum"), {true, false, false, false});
+    const auto results = ops::elbo_loss_with_gradients({true, false, false, false}, chunk.objective());
     total.add(chunk, std::get<1>(results));
     grads.add(chunk, std::get<3>(results), 1.0 / layer.divided_by());
   });
-  return {total.result(), grads.hidden.defined() ? grads.hidden.view(hidden.sizes()) : Tensor(), grads.weight,
+  return {total.result(), grads.hidden.defined() ? grads.hidden.view(layer.hidden.sizes()) : Tensor(), grads.weight,
           grads.bias};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_backward(
-    const Tensor& grad_loss, const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
-    const Tensor& target, std::string_view recon_loss, std::string_view reduction, std::optional<int64_t> chunk_rows,
-    std::array<bool, 4> output_mask) {
-  const OutputLayer layer(hidden, weight, bias, target, recon_loss, reduction, chunk_rows);
+Tensors<4> linear_reconstruction_backward(const Tensor& grad_loss, const OutputLayerArguments& arguments,
+                                          std::array<bool, 4> output_mask) {
+  const OutputLayer layer(arguments);
+  const Tensor &hidden = layer.hidden, &target = layer.target;
   check_gradient("grad_loss", grad_loss, layer.by_item() ? hidden.sizes().slice(0, 1) : at::IntArrayRef(),
                  hidden.device());
   LayerGradients grads(layer, output_mask[0], output_mask[1], output_mask[2]);
@@ -235,8 +116,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_reconstruction_backward(
   const Tensor one = at::ones({}, layer.sums());
   for_each_chunk(layer, [&](const Chunk& chunk) {
     const auto gradients = [&](const Tensor& grad, bool of_recon, bool of_target) {
-      return ops::elbo_loss_backward(grad, chunk.objective(recon_loss, layer.by_item() ? "sample" : "sum"),
-                                     {of_recon, of_target, false, false, false, false});
+      return ops::elbo_loss_backward(grad, {of_recon, of_target, false, false, false, false}, chunk.objective());
     };
     const Tensor of_chunk = layer.by_item() ? incoming.narrow(0, chunk.first, chunk.count) : incoming;
     if (grads.wanted()) {
@@ -267,10 +147,10 @@ void scale_gradient_(const Tensor& gradient, const Tensor& factor) {
 }
 
 void register_kernels(torch::Library& m) {
-  m.impl("linear_reconstruction", &linear_reconstruction);
-  m.impl("linear_reconstruction_with_gradients", &linear_reconstruction_with_gradients);
-  m.impl("linear_reconstruction_backward", &linear_reconstruction_backward);
-  m.impl("scale_gradient_", &scale_gradient_);
+  m.impl("linear_reconstruction", unpacked<&linear_reconstruction>);
+  m.impl("linear_reconstruction_with_gradients", unpacked<&linear_reconstruction_with_gradients>);
+  m.impl("linear_reconstruction_backward", unpacked<&linear_reconstruction_backward>);
+  m.impl("scale_gradient_", unpacked<&scale_gradient_>);
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CPU, m) { register_kernels(m); }

@@ -1,4 +1,4 @@
-// The arguments of the objective in one value: what each of its operators takes, and what its callers pass on.
+// The arguments of the objective in one block: what each of its operators takes, and what its callers pass on.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -35,6 +35,12 @@ struct ObjectiveArguments {
   double target_scale = 1.0;
   double target_shift = 0.0;
   TermArguments term{};
+
+  template <class Use>
+  auto in_order(Use use) const {
+    return use(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, target_scale, target_shift,
+               term.weight, term.log_sigma, term.log_sigma_value, term.recon_weight, term.full, term.smooth_l1_beta);
+  }
 };
 
 }  // namespace vae_fused

@@ -17,11 +17,16 @@ struct Halves {
 };
 Halves halves_of(const Tensor& packed, int64_t dim);
 
-// How logvar is stored in moments: the dimension that is halved, and the bounds that logvar is clamped to, which are
-// infinite where it is not.
+// How logvar is stored in moments, a block of arguments: the dimension that is halved, and the bounds that logvar is
+// clamped to, which are infinite where it is not.
 struct Packing {
   int64_t dim;
   double logvar_min, logvar_max;
+
+  template <class Use>
+  auto in_order(Use use) const {
+    return use(dim, logvar_min, logvar_max);
+  }
 };
 
 // Checks the moments and the packing, and makes the dimension count from the front.

@@ -12,12 +12,17 @@ namespace vae_fused {
 
 using at::Tensor;
 
-// As the operators take it; the default is the log-variance as it is.
+// As the operators take it, a block of arguments; the default is the log-variance as it is.
 struct ScaleArguments {
   std::string_view parameterization = "logvar";
   double epsilon = 0.0;
   std::optional<double> logvar_min, logvar_max;  // both or neither
   std::string_view clamp = "hard";
+
+  template <class Use>
+  auto in_order(Use use) const {
+    return use(parameterization, epsilon, logvar_min, logvar_max, clamp);
+  }
 
   bool is_default() const { return parameterization == "logvar" && epsilon == 0.0 && !logvar_min && !logvar_max; }
 };

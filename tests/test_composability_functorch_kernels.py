@@ -12,9 +12,13 @@ from helpers import eager
 from helpers.operators import fused, fused_operators_in, recording_backend
 from helpers.transforms import ALL, FUNCTIONS, NOISE, TRANSFORMS, on_functions, on_transforms, operands_of, scalar
 from torch.func import grad, jvp, vmap
+from torch.torch_version import TorchVersion
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 import vae_fused as vf
+
+# PyTorch 2.11 does not compile the Jacobian of a function with several tensors as its results.
+PYTORCH_COMPILES_EVERY_JACOBIAN = TorchVersion(torch.__version__) >= (2, 13)
 
 pytestmark = pytest.mark.skipif(not vf.build_info()["extension"], reason="the reference has no operators to count")
 
@@ -61,8 +65,17 @@ def test_kernels_in_compiled_transforms(device, function, forward, transform, st
     operands = operands_of(device, stacked)
     torch.compiler.reset()
     backend, names = recording_backend()
+    of_reference = transform(lambda *o: function(vf.reference, *o))
     compiled = torch.compile(transform(lambda *o: function(vf, *o)), fullgraph=True, backend=backend)
-    ours, truth = compiled(*operands), transform(lambda *o: function(vf.reference, *o))(*operands)
+    try:
+        ours = compiled(*operands)
+    except torch._dynamo.exc.UserError:
+        if PYTORCH_COMPILES_EVERY_JACOBIAN:
+            raise
+        with pytest.raises(torch._dynamo.exc.UserError):
+            torch.compile(of_reference, fullgraph=True, backend=backend)(*operands)
+        pytest.skip("this PyTorch does not compile this Jacobian, of plain formulas neither")
+    truth = of_reference(*operands)
     torch.testing.assert_close(tree_leaves(ours), tree_leaves(truth), rtol=1e-9, atol=1e-10)
     found = fused(names)
     assert {name: 1 for name in forward}.items() <= found.items()

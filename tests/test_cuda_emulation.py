@@ -111,7 +111,7 @@ def test_kl_divergence_and_its_backward(shape: tuple[int, ...], dtype: torch.dty
         assert_agree(value, on_cpu("kl_divergence", mu, logvar, *prior, reduction))
         grad = torch.full_like(value, 0.75) if reduction != "sample" else torch.tensor(0.75).expand_as(value)
         for mask in [(True,) * 4, (False, True, True, False)]:
-            arguments = (grad, mu, logvar, *prior, reduction, mask)
+            arguments = (grad, mask, mu, logvar, *prior, reduction)
             assert_agree(emulated("kl_divergence_backward", *arguments), on_cpu("kl_divergence_backward", *arguments))
 
 

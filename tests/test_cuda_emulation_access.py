@@ -51,8 +51,8 @@ def test_contiguous_operands_of_any_size_move_in_vectors(
         check("kl_divergence", mu, logvar, logvar, mu, reduction)
     loss = (mu, logvar, mu, logvar, None, 0.5, None, "mse")
     check("elbo_loss", *loss, "sample")
-    check("elbo_loss_with_gradients", *loss, "batchmean", (True, True, True, False))
-    check("elbo_loss_backward", kl, *loss, "sample", (True, True, True, True, False, False))
+    check("elbo_loss_with_gradients", (True, True, True, False), *loss, "batchmean")
+    check("elbo_loss_backward", kl, (True, True, True, True, False, False), *loss, "sample")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_latents_of_the_objective(latent_dtype: torch.dtype, latent_shape: tuple
             arguments = (recon, target, *latents, None, 0.5, None, "mse", reduction)
             assert_agree(emulated("elbo_loss", *arguments), on_cpu("elbo_loss", *arguments), mixed=wide)
             grad = torch.ones(6 if reduction == "sample" else ())
-            backward = (grad, *arguments, (True, False, True, True, False, False))
+            backward = (grad, (True, False, True, True, False, False), *arguments)
             assert_agree(emulated("elbo_loss_backward", *backward), on_cpu("elbo_loss_backward", *backward), mixed=wide)
 
 
@@ -115,7 +115,7 @@ def test_an_objective_is_four_launches(emulation: ctypes.CDLL) -> None:
     before = emulation.emulated_launches()
     z, kl = emulated("reparameterize_with_kl", mu, logvar, KEY)
     arguments = (recon, target, None, None, kl, 1.0, None, "mse", "batchmean")
-    gradients = emulated("elbo_loss_with_gradients", *arguments, (True, False, False, False))[3:6]
-    emulated("elbo_loss_backward_", torch.ones(()), *arguments, *gradients)
+    gradients = emulated("elbo_loss_with_gradients", (True, False, False, False), *arguments)[3:6]
+    emulated("elbo_loss_backward_", torch.ones(()), *gradients, None, *arguments)
     emulated("reparameterize_backward", z, kl, mu, logvar, KEY, None, (True, True))
     assert emulation.emulated_launches() - before == 4

@@ -77,23 +77,23 @@ def check_objective(
     grad = torch.full_like(loss, -1.5) if reduction != "sample" else torch.tensor(0.5).expand_as(loss)
     for mask in [(True,) * 6, (True, False, False, True, False, False), (False, False, True, False, True, False)]:
         mask = (mask[0], mask[1] and with_target, *mask[2:])
-        backward = (grad, *arguments, *rest, mask)
+        backward = (grad, mask, *arguments, *rest)
         compare(emulated("elbo_loss_backward", *backward), on_cpu("elbo_loss_backward", *backward))
     if reduction == "sample":
         return
     given = arguments[4] is not None
     for mask in [(True, not given, not given, False), (False, False, not given, False)]:
-        results = emulated("elbo_loss_with_gradients", *arguments, *rest, mask)
-        compare(results, on_cpu("elbo_loss_with_gradients", *arguments, *rest, mask))
+        results = emulated("elbo_loss_with_gradients", mask, *arguments, *rest)
+        compare(results, on_cpu("elbo_loss_with_gradients", mask, *arguments, *rest))
         buffers = results[3:6]
         for buffer in buffers:
             if buffer is not None:
                 buffer.fill_(3.0)  # an incoming gradient of 1 leaves whatever is there
-        emulated("elbo_loss_backward_", torch.ones(()), *arguments, *rest, *buffers)
+        emulated("elbo_loss_backward_", torch.ones(()), *buffers, None, *arguments, *rest)
         assert all(buffer is None or bool((buffer == 3.0).all()) for buffer in buffers)
-        emulated("elbo_loss_backward_", grad, *arguments, *rest, *buffers)
+        emulated("elbo_loss_backward_", grad, *buffers, None, *arguments, *rest)
         all_gradients = on_cpu(
-            "elbo_loss_backward", grad, *arguments, *rest, (True, with_target, True, True, True, False)
+            "elbo_loss_backward", grad, (True, with_target, True, True, True, False), *arguments, *rest
         )
         wanted = [
             all_gradients[index] if buffer is not None else None
@@ -101,12 +101,12 @@ def check_objective(
         ]
         compare(buffers, wanted)
     *terms, grad_recon, grad_mu, grad_logvar, _ = emulated(
-        "elbo_loss_with_gradients", *arguments, *rest, (True, not given, not given, False)
+        "elbo_loss_with_gradients", (True, not given, not given, False), *arguments, *rest
     )
     if 0 in arguments[0].stride():
         return  # an expanded reconstruction cannot be overwritten
     overwritten = copy_in_layout(arguments[0])
-    results = emulated("elbo_loss_", overwritten, *arguments[1:], *rest, (not given, not given, False))
+    results = emulated("elbo_loss_", (not given, not given, False), overwritten, *arguments[1:], *rest)
     bits = {"rtol": 0, "atol": 0, "equal_nan": True}
     torch.testing.assert_close((*results, overwritten), (*terms, grad_mu, grad_logvar, None, grad_recon), **bits)
 

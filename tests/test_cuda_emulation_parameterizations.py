@@ -92,7 +92,7 @@ def test_divergence_and_its_backward(emulation: ctypes.CDLL, form: Form, dtype: 
                 value = emulated("kl_divergence", mu, raw, *prior, reduction, **scale)
                 assert_transforms(emulation)
                 assert_agree(value, on_cpu("kl_divergence", mu, raw, *prior, reduction, **scale))
-                arguments = (torch.full_like(value, 0.75), mu, raw, *prior, reduction, (True,) * 4)
+                arguments = (torch.full_like(value, 0.75), (True,) * 4, mu, raw, *prior, reduction)
                 gradients = emulated("kl_divergence_backward", *arguments, **scale)
                 assert_agree(gradients, on_cpu("kl_divergence_backward", *arguments, **scale))
 

@@ -60,7 +60,7 @@ def check(operands: Operands, reduction: str, mixed: bool = False) -> None:
     compare(emulated("elbo_loss", *arguments, **settings), on_cpu("elbo_loss", *arguments, **settings), mixed)
     grad = torch.tensor(-1.5) if reduction != "sample" else torch.linspace(-1, 1, operands.recon.shape[0])
     for mask in [(True, of_target, True, True, False, learned), (False, False, False, True, False, learned)]:
-        backward = (grad, *arguments, mask)
+        backward = (grad, mask, *arguments)
         compare(
             emulated("elbo_loss_backward", *backward, **settings),
             on_cpu("elbo_loss_backward", *backward, **settings),
@@ -69,19 +69,19 @@ def check(operands: Operands, reduction: str, mixed: bool = False) -> None:
     if reduction == "sample":
         return
     mask = (True, True, True, learned)
-    results = emulated("elbo_loss_with_gradients", *arguments, mask, **settings)
-    compare(results, on_cpu("elbo_loss_with_gradients", *arguments, mask, **settings), mixed)
+    results = emulated("elbo_loss_with_gradients", mask, *arguments, **settings)
+    compare(results, on_cpu("elbo_loss_with_gradients", mask, *arguments, **settings), mixed)
     buffers, of_sigma = list(results[3:6]), results[6]
     of_elements = learned and settings["log_sigma"].shape == operands.recon.shape
-    emulated("elbo_loss_backward_", torch.tensor(-1.5), *arguments, *buffers, **settings,
-             grad_log_sigma=of_sigma if of_elements else None)  # fmt: skip
+    buffers.append(of_sigma if of_elements else None)
+    emulated("elbo_loss_backward_", torch.tensor(-1.5), *buffers, *arguments, **settings)
     expected = on_cpu(
-        "elbo_loss_backward", torch.tensor(-1.5), *arguments, (True, False, True, True, False, of_elements), **settings
+        "elbo_loss_backward", torch.tensor(-1.5), (True, False, True, True, False, of_elements), *arguments, **settings
     )
-    compare([*buffers, of_sigma if of_elements else None], [*expected[:1], *expected[2:4], expected[5]], mixed)
+    compare(buffers, [*expected[:1], *expected[2:4], expected[5]], mixed)
     overwritten = torch.empty_like(operands.recon).copy_(operands.recon.detach())
-    in_place = emulated("elbo_loss_", overwritten, *arguments[1:], (True, True, learned), **settings)
-    again = emulated("elbo_loss_with_gradients", *arguments, mask, **settings)
+    in_place = emulated("elbo_loss_", (True, True, learned), overwritten, *arguments[1:], **settings)
+    again = emulated("elbo_loss_with_gradients", mask, *arguments, **settings)
     torch.testing.assert_close(
         (*in_place, overwritten), (*again[:3], *again[4:7], again[3]), rtol=0, atol=0, equal_nan=True
     )
@@ -136,7 +136,7 @@ def test_bits_do_not_depend_on_the_grid(emulation: ctypes.CDLL) -> None:
             results += emulated("elbo_loss", *arguments, **settings)
             grad = torch.ones(3 if reduction == "sample" else ())
             mask = (True, True, False, False, False, "log_sigma" in settings)
-            results += emulated("elbo_loss_backward", grad, *arguments, mask, **settings)
+            results += emulated("elbo_loss_backward", grad, mask, *arguments, **settings)
         return [result for result in results if result is not None]
 
     unlimited = everything()
@@ -152,7 +152,7 @@ def test_empty_tensors(term: TermCase, shape: tuple[int, ...]) -> None:
         arguments, settings = arguments_of(operands_of(term, shape), reduction)
         compare(emulated("elbo_loss", *arguments, **settings), on_cpu("elbo_loss", *arguments, **settings), False)
         grad = torch.ones(shape[0] if reduction == "sample" else ())
-        backward = (grad, *arguments, (True, True, True, True, False, "log_sigma" in settings))
+        backward = (grad, (True, True, True, True, False, "log_sigma" in settings), *arguments)
         compare(
             emulated("elbo_loss_backward", *backward, **settings),
             on_cpu("elbo_loss_backward", *backward, **settings),

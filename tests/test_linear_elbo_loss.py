@@ -145,6 +145,16 @@ def test_a_loss_scale_saves_float16_gradients_that_would_vanish(device):
     assert (leaves["weight"].grad == 8 * per_element).all()
 
 
+def test_a_sum_beyond_float16_is_divided_before_it_is_rounded(device):
+    # 64 rows of 200 * 8: the largest float16 is 65504, which their sum passes and their mean does not.
+    leaves = operands((64,), (4, 4), torch.float16, device)
+    for name, value in (("hidden", 8.0), ("weight", 0.0), ("bias", 100.0), ("target", 0.0)):
+        leaves[name] = torch.full_like(leaves[name], value, requires_grad=True)
+    vf.linear_elbo_loss(**leaves).backward()
+    assert (leaves["weight"].grad == 1600.0).all()
+    assert (leaves["bias"].grad == 200.0).all()
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_result_does_not_depend_on_the_chunk(device, reduction):
     leaves = operands((37,), (11, 301), device=device)

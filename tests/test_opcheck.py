@@ -93,7 +93,7 @@ def test_kl_divergence_backward(device, dtype, layout, reduction, prior):
     priors = [None, None] if prior is None else leaves(layout, *latents(prior, dtype, device))
     shape = {"batchmean": (), "sample": SHAPE[:1], "none": SHAPE}[reduction]
     grad = torch.randn(shape, dtype=wide(dtype)).to(device).requires_grad_()
-    opcheck(ops.kl_divergence_backward.default, (grad, *operands, *priors, reduction, [True] * 4))
+    opcheck(ops.kl_divergence_backward.default, (grad, [True] * 4, *operands, *priors, reduction))
 
 
 PACKED_SHAPE = (2, 6, 4, 5)
@@ -158,7 +158,7 @@ def test_elbo_loss_with_gradients(device, dtype, layout, given_kl):
     operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
     mask = [True, not given_kl, not given_kl, False]
     opcheck(
-        ops.elbo_loss_with_gradients.default, (*operands, 0.5, None, "mse", "mean" if not given_kl else "sum", mask)
+        ops.elbo_loss_with_gradients.default, (mask, *operands, 0.5, None, "mse", "mean" if not given_kl else "sum")
     )
 
 
@@ -170,7 +170,7 @@ def test_elbo_loss_backward(device, dtype, layout, reduction, given_kl):
     shape = SHAPE[:1] if reduction == "sample" else ()
     grad = torch.randn(shape, dtype=wide(dtype)).to(device).requires_grad_()
     mask = [True, True, not given_kl, not given_kl, given_kl, False]
-    opcheck(ops.elbo_loss_backward.default, (grad, *operands, 0.5, None, "mse", reduction, mask))
+    opcheck(ops.elbo_loss_backward.default, (grad, mask, *operands, 0.5, None, "mse", reduction))
 
 
 @operands_like
@@ -180,7 +180,7 @@ def test_elbo_loss_backward_in_place(device, dtype, layout):
     )
     buffers = [torch.empty_like(t).zero_() for t in (recon, mu, logvar)]
     grad = torch.tensor(2.0, dtype=wide(dtype), device=device)
-    arguments = (grad, recon, target, mu, logvar, None, 0.5, None, "mse", "batchmean", *buffers)
+    arguments = (grad, *buffers, None, recon, target, mu, logvar, None, 0.5, None, "mse", "batchmean")
     opcheck(ops.elbo_loss_backward_.default, arguments)
 
 
@@ -190,7 +190,7 @@ def test_elbo_loss_in_place(device, dtype, layout, given_kl):
     recon, *operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
     recon = torch.empty_like(recon).copy_(recon)  # an expanded one cannot be overwritten
     mask = [not given_kl, not given_kl, False]
-    opcheck(ops.elbo_loss_.default, (recon, *operands, 0.5, None, "mse", "sum" if given_kl else "mean", mask))
+    opcheck(ops.elbo_loss_.default, (mask, recon, *operands, 0.5, None, "mse", "sum" if given_kl else "mean"))
 
 
 def test_every_operator_is_checked():

@@ -69,7 +69,7 @@ def test_opcheck_of_the_backward(device, form, masked, dtype):
     priors = [torch.randn(SHAPE).to(device, dtype).requires_grad_() for _ in range(2)]
     opcheck(
         ops.kl_divergence_backward.default,
-        (grad_kl, mu, raw, *priors, "sample", [True] * 4),
+        (grad_kl, [True] * 4, mu, raw, *priors, "sample"),
         {**scale, "mask": mask},
     )
 

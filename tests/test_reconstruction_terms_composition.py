@@ -62,18 +62,17 @@ def test_opcheck(device, term, dtype, layout, reduction):
     opcheck(ops.elbo_loss.default, arguments, settings)
     learned = "log_sigma" in settings
     grad = torch.randn((2,) if reduction == "sample" else (), device=device, requires_grad=True)
-    opcheck(ops.elbo_loss_backward.default, (grad, *arguments, [True, True, True, True, False, learned]), settings)
+    opcheck(ops.elbo_loss_backward.default, (grad, [True, True, True, True, False, learned], *arguments), settings)
     if reduction == "sample":
         return
     detached = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
     settings = {name: value.detach() if isinstance(value, Tensor) else value for name, value in settings.items()}
-    opcheck(ops.elbo_loss_with_gradients.default, (*detached, [True, True, True, learned]), settings)
+    opcheck(ops.elbo_loss_with_gradients.default, ([True, True, True, learned], *detached), settings)
     own = torch.empty_like(detached[0]).copy_(detached[0])
-    opcheck(ops.elbo_loss_.default, (own, *detached[1:], [True, True, learned]), settings)
+    opcheck(ops.elbo_loss_.default, ([True, True, learned], own, *detached[1:]), settings)
     buffers = [torch.zeros_like(t) for t in (detached[0], *detached[2:4])]
-    if term.sigma == "element":
-        settings["grad_log_sigma"] = torch.zeros_like(settings["log_sigma"])
-    opcheck(ops.elbo_loss_backward_.default, (torch.tensor(2.0, device=device), *detached, *buffers), settings)
+    buffers.append(torch.zeros_like(settings["log_sigma"]) if term.sigma == "element" else None)
+    opcheck(ops.elbo_loss_backward_.default, (torch.tensor(2.0, device=device), *buffers, *detached), settings)
 
 
 @on_formulas

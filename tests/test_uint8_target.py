@@ -112,7 +112,7 @@ def test_opcheck(device, reduction):
     operands = (recon, target, *latent_pair(2, device), None, 0.5, None, "mse", reduction)
     opcheck(ops.elbo_loss.default, operands, READING)
     grad = torch.ones((2,) if reduction == "sample" else (), device=device, requires_grad=True)
-    opcheck(ops.elbo_loss_backward.default, (grad, *operands, [True, False, True, True, False, False]), READING)
+    opcheck(ops.elbo_loss_backward.default, (grad, [True, False, True, True, False, False], *operands), READING)
 
 
 @needs_kernels

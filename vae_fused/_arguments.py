@@ -15,7 +15,6 @@ from torch import Tensor
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 REDUCTIONS = ("batchmean", "sum", "sample", "mean")
 RECON_LOSSES = ("mse", "l1", "smooth_l1", "bce_with_logits", "bce", "gaussian_nll", "laplace_nll")
-LINEAR_RECON_LOSSES = ("mse",)
 
 
 def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -47,7 +46,8 @@ def check_batched(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} must have a batch dimension 0, got a 0-dimensional tensor")
 
 
-def _check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ``ValueError`` unless two tensors are on one device."""
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {value.device}")
 
@@ -60,7 +60,7 @@ def check_latent_pair(mu: Tensor, logvar: Tensor) -> None:
         raise TypeError(f"logvar must have the dtype of mu, {mu.dtype}, got {logvar.dtype}")
     if logvar.shape != mu.shape:
         raise ValueError(f"logvar must have the shape of mu, {_shape(mu)}, got {_shape(logvar)}")
-    _check_same_device("logvar", logvar, "mu", mu)
+    check_same_device("logvar", logvar, "mu", mu)
 
 
 def check_prior(name: str, prior: Tensor | None, mu: Tensor) -> None:
@@ -70,7 +70,7 @@ def check_prior(name: str, prior: Tensor | None, mu: Tensor) -> None:
     check_tensor(name, prior)
     if prior.dtype != mu.dtype:
         raise TypeError(f"{name} must have the dtype of mu, {mu.dtype}, got {prior.dtype}")
-    _check_same_device(name, prior, "mu", mu)
+    check_same_device(name, prior, "mu", mu)
     offset = mu.dim() - prior.dim()
     fits = offset >= 0 and all(size == 1 or size == mu.shape[offset + dim] for dim, size in enumerate(prior.shape))
     if not fits:
@@ -146,7 +146,7 @@ def check_reconstruction(recon: Tensor, target: Tensor) -> None:
         raise TypeError(f"target must be uint8, float16, bfloat16, float32 or float64, got {target.dtype}")
     if target.shape != recon.shape:
         raise ValueError(f"target must have the shape of recon, {_shape(recon)}, got {_shape(target)}")
-    _check_same_device("target", target, "recon", recon)
+    check_same_device("target", target, "recon", recon)
 
 
 def check_number(name: str, value: object) -> None:
@@ -188,7 +188,7 @@ def check_kl_source(
             missing = "mu and logvar" if mu is None and logvar is None else ("mu" if mu is None else "logvar")
             raise ValueError(f"the KL needs both mu and logvar, or kl: {missing} is missing and kl is None")
         check_latent_pair(mu, logvar)
-        _check_same_device("mu", mu, name, recon)
+        check_same_device("mu", mu, name, recon)
         if mu.shape[0] != recon.shape[0]:
             raise ValueError(f"mu must have the batch size of {name}, {recon.shape[0]}, got {mu.shape[0]}")
         return
@@ -201,41 +201,7 @@ def check_kl_source(
         )
     if kl.dim() != 1 or kl.shape[0] != recon.shape[0]:
         raise ValueError(f"kl must have the shape [batch] of {name}, [{recon.shape[0]}], got {_shape(kl)}")
-    _check_same_device("kl", kl, name, recon)
-
-
-def _autocast_casts(tensor: Tensor) -> bool:
-    device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> None:
-    """Raise unless hidden ``[B, ..., H]``, weight ``[D, H]``, bias ``[D]`` and target ``[B, ..., D]`` fit together."""
-    check_floating("hidden", hidden)
-    if hidden.dim() < 2:
-        raise ValueError(f"hidden must have shape [batch, ..., in_features], got {_shape(hidden)}")
-    check_tensor("weight", weight)
-    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
-        raise ValueError(f"weight must have shape [out_features, {hidden.shape[-1]}], got {_shape(weight)}")
-    _check_parameter("weight", weight, hidden)
-    if bias is not None:
-        check_tensor("bias", bias)
-        if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
-            raise ValueError(f"bias must have shape [{weight.shape[0]}], got {_shape(bias)}")
-        _check_parameter("bias", bias, hidden)
-    check_floating("target", target)
-    shape = (*hidden.shape[:-1], weight.shape[0])
-    if target.shape != shape:
-        raise ValueError(f"target must have the shape of the reconstruction, {list(shape)}, got {_shape(target)}")
-    _check_same_device("target", target, "hidden", hidden)
-
-
-def _check_parameter(name: str, value: Tensor, hidden: Tensor) -> None:
-    if _autocast_casts(hidden):
-        check_floating(name, value)
-    elif value.dtype != hidden.dtype:
-        raise TypeError(f"{name} must have the dtype of hidden, {hidden.dtype}, got {value.dtype}")
-    _check_same_device(name, value, "hidden", hidden)
+    check_same_device("kl", kl, name, recon)
 
 
 def check_chunk(chunk: int | None) -> None:
@@ -307,38 +273,3 @@ def check_elbo_loss(
     check_choice("reduction", reduction, REDUCTIONS)
     check_kl_source(recon, mu, logvar, kl, reduction)
     check_beta(beta, recon)
-
-
-def check_linear_reconstruction(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    recon_loss: str,
-    reduction: str,
-    chunk: int | None,
-) -> None:
-    """Everything that ``linear_reconstruction`` asks of its arguments."""
-    check_linear(hidden, weight, bias, target)
-    check_choice("recon_loss", recon_loss, LINEAR_RECON_LOSSES)
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_chunk(chunk)
-
-
-def check_linear_elbo_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float | Tensor,
-    recon_loss: str,
-    reduction: str,
-    chunk: int | None,
-) -> None:
-    """Everything that ``linear_elbo_loss`` asks of its arguments."""
-    check_linear_reconstruction(hidden, weight, bias, target, recon_loss, reduction, chunk)
-    check_kl_source(hidden, mu, logvar, kl, reduction, "hidden")
-    check_beta(beta, hidden, "hidden")

@@ -24,6 +24,21 @@ def _check_finite_and_not_negative(name: str, value: object) -> None:
         raise ValueError(f"{name} must be finite and not negative, got {float(value):g}")
 
 
+def clamp_bounds(logvar_clamp: Sequence[float] | None) -> tuple[float, float]:
+    """The bounds of a clamp of logvar, infinite for None; raise unless they are a pair of real numbers."""
+    if logvar_clamp is None:
+        return -math.inf, math.inf
+    if not isinstance(logvar_clamp, (tuple, list)):
+        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type(logvar_clamp).__name__}")
+    if len(logvar_clamp) != 2:
+        raise ValueError(f"logvar_clamp must be (low, high), got {len(logvar_clamp)} values")
+    for bound in logvar_clamp:
+        if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+            raise TypeError(f"logvar_clamp must hold numbers, got {type(bound).__name__}")
+    low, high = logvar_clamp
+    return float(low), float(high)
+
+
 def check_scale(
     parameterization: str, epsilon: float, logvar_clamp: Sequence[float] | None, clamp: str, dtype: torch.dtype
 ) -> None:
@@ -35,14 +50,7 @@ def check_scale(
         if clamp != "hard":
             raise ValueError(f"clamp={clamp!r} needs logvar_clamp, got None")
         return
-    if not isinstance(logvar_clamp, (tuple, list)):
-        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type(logvar_clamp).__name__}")
-    if len(logvar_clamp) != 2:
-        raise ValueError(f"logvar_clamp must be (low, high), got {len(logvar_clamp)} values")
-    for bound in logvar_clamp:
-        if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-            raise TypeError(f"logvar_clamp must hold numbers, got {type(bound).__name__}")
-    low, high = logvar_clamp
+    low, high = clamp_bounds(logvar_clamp)
     if not low <= high:
         raise ValueError(f"logvar_clamp must be (low, high) with low <= high, got ({low:g}, {high:g})")
     if clamp != "soft" or not dtype.is_floating_point:

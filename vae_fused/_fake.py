@@ -16,6 +16,7 @@ from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
 from vae_fused._arguments_posterior import check_mask, check_scale, check_temperature
 from vae_fused._fake_objective import OBJECTIVE_FAKES
+from vae_fused._fake_output_layer import OUTPUT_LAYER_FAKES
 from vae_fused._fake_results import like_if, reduced
 from vae_fused._packed_moments import check_moments, check_prior_moments
 
@@ -121,12 +122,12 @@ def _kl_divergence(
 
 def _kl_divergence_backward(
     grad: Tensor,
+    output_mask: Sequence[bool],
     mu: Tensor,
     logvar: Tensor,
     prior_mu: Tensor | None,
     prior_logvar: Tensor | None,
     reduction: str,
-    output_mask: Sequence[bool],
     **posterior: Any,
 ) -> tuple[Tensor | None, ...]:
     present = (True, True, prior_mu is not None, prior_logvar is not None)
@@ -153,13 +154,7 @@ def _packed_reparameterize_with_kl_generator(
 
 
 def _packed_reparameterize_backward(
-    grad_z: Tensor | None,
-    grad_kl: Tensor | None,
-    moments: Tensor,
-    key: Tensor,
-    dim: int,
-    logvar_min: float,
-    logvar_max: float,
+    grad_z: Tensor | None, grad_kl: Tensor | None, moments: Tensor, key: Tensor, *packing: Any
 ) -> Tensor:
     return torch.empty_like(moments)
 
@@ -182,72 +177,10 @@ def _packed_kl_divergence(
 
 
 def _packed_kl_divergence_backward(
-    grad: Tensor,
-    moments: Tensor,
-    prior_moments: Tensor | None,
-    dim: int,
-    logvar_min: float,
-    logvar_max: float,
-    prior_dim: int,
-    prior_logvar_min: float,
-    prior_logvar_max: float,
-    output_mask: Sequence[bool],
+    grad: Tensor, moments: Tensor, prior_moments: Tensor | None, *packings_and_mask: Any
 ) -> tuple[Tensor | None, Tensor | None]:
+    output_mask = packings_and_mask[-1]
     return like_if(output_mask[0], moments), like_if(output_mask[1], prior_moments)
-
-
-def _linear_reconstruction(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    recon_loss: str,
-    reduction: str,
-    chunk: int | None,
-) -> Tensor:
-    arguments.check_linear_reconstruction(hidden, weight, bias, target, recon_loss, reduction, chunk)
-    return reduced(hidden, reduction, torch.float64)
-
-
-def _linear_reconstruction_with_gradients(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    recon_loss: str,
-    reduction: str,
-    chunk: int | None,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    reconstruction = _linear_reconstruction(hidden, weight, bias, target, recon_loss, reduction, chunk)
-    dtype = accumulation_dtype(hidden.dtype)
-    gradients = (
-        of.new_empty(of.shape, dtype=dtype) if wanted and of is not None else None
-        for wanted, of in zip(output_mask, (hidden, weight, bias), strict=True)
-    )
-    return (reconstruction, *gradients)
-
-
-def _linear_reconstruction_backward(
-    grad_loss: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    recon_loss: str,
-    reduction: str,
-    chunk: int | None,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    operands = (hidden, weight, bias, target)
-    return tuple(
-        of.new_empty(of.shape) if wanted and of is not None else None
-        for wanted, of in zip(output_mask, operands, strict=True)
-    )
-
-
-def _scale_gradient_(gradient: Tensor, factor: Tensor) -> None:
-    return None
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
@@ -265,10 +198,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "packed_kl_divergence": _packed_kl_divergence,
     "packed_kl_divergence_backward": _packed_kl_divergence_backward,
     **OBJECTIVE_FAKES,
-    "linear_reconstruction": _linear_reconstruction,
-    "linear_reconstruction_with_gradients": _linear_reconstruction_with_gradients,
-    "linear_reconstruction_backward": _linear_reconstruction_backward,
-    "scale_gradient_": _scale_gradient_,
+    **OUTPUT_LAYER_FAKES,
 }
 
 

@@ -1,4 +1,7 @@
-"""Shapes, dtypes and strides of the objective's results, for tracing; see :mod:`vae_fused._fake`."""
+"""Shapes, dtypes and strides of the objective's results, for tracing; see :mod:`vae_fused._fake`.
+
+Each operator has its own arguments first, then those of the objective, which :func:`_elbo_loss` lists.
+"""
 
 from __future__ import annotations
 
@@ -53,79 +56,38 @@ def _grad_log_sigma(wanted: bool, log_sigma: Tensor | None, recon: Tensor) -> Te
     return log_sigma.new_empty(log_sigma.shape, dtype=accumulation_dtype(log_sigma.dtype))
 
 
+def _gradients(
+    output_mask: Sequence[bool], operands: Sequence[Tensor | None], recon: Tensor, log_sigma: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the operands, and of log_sigma, which is the last that the mask speaks of."""
+    *wanted, wants_log_sigma = output_mask
+    of_operands = (like_if(wants, of) for wants, of in zip(wanted, operands, strict=True))
+    return (*of_operands, _grad_log_sigma(wants_log_sigma, log_sigma, recon))
+
+
 def _elbo_loss_with_gradients(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    output_mask: Sequence[bool],
-    **term: Any,
+    output_mask: Sequence[bool], recon: Tensor, *objective: Any, **term: Any
 ) -> tuple[Tensor | None, ...]:
-    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, **term)
-    gradients = (like_if(wanted, of) for wanted, of in zip(output_mask[:3], (recon, mu, logvar), strict=True))
-    return (*terms, *gradients, _grad_log_sigma(output_mask[3], term.get("log_sigma"), recon))
+    terms = _elbo_loss(recon, *objective, **term)
+    _, mu, logvar, *_ = objective
+    return (*terms, *_gradients(output_mask, (recon, mu, logvar), recon, term.get("log_sigma")))
 
 
-def _elbo_loss_(
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    output_mask: Sequence[bool],
-    **term: Any,
-) -> tuple[Tensor | None, ...]:
-    terms = _elbo_loss(recon, target, mu, logvar, kl, beta, beta_tensor, recon_loss, reduction, **term)
+def _elbo_loss_(output_mask: Sequence[bool], recon: Tensor, *objective: Any, **term: Any) -> tuple[Tensor | None, ...]:
+    terms = _elbo_loss(recon, *objective, **term)
+    _, mu, logvar, *_, reduction = objective
     arguments.check_inplace(True, reduction)
-    gradients = (like_if(wanted, of) for wanted, of in zip(output_mask[:2], (mu, logvar), strict=True))
-    return (*terms, *gradients, _grad_log_sigma(output_mask[2], term.get("log_sigma"), recon))
+    return (*terms, *_gradients(output_mask, (mu, logvar), recon, term.get("log_sigma")))
 
 
 def _elbo_loss_backward(
-    grad_loss: Tensor,
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    output_mask: Sequence[bool],
-    **term: Any,
+    grad_loss: Tensor, output_mask: Sequence[bool], recon: Tensor, *objective: Any, **term: Any
 ) -> tuple[Tensor | None, ...]:
-    operands = (recon, target, mu, logvar, kl)
-    gradients = (like_if(wanted, of) for wanted, of in zip(output_mask[:5], operands, strict=True))
-    to_log_sigma = _grad_log_sigma(output_mask[5], term.get("log_sigma"), recon)
+    *gradients, to_log_sigma = _gradients(output_mask, (recon, *objective[:4]), recon, term.get("log_sigma"))
     return (*gradients, to_log_sigma if to_log_sigma is None else to_log_sigma.to(term["log_sigma"].dtype))
 
 
-def _elbo_loss_backward_(
-    grad_loss: Tensor,
-    recon: Tensor,
-    target: Tensor,
-    mu: Tensor | None,
-    logvar: Tensor | None,
-    kl: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    recon_loss: str,
-    reduction: str,
-    grad_recon: Tensor | None,
-    grad_mu: Tensor | None,
-    grad_logvar: Tensor | None,
-    **term: Any,
-) -> None:
+def _elbo_loss_backward_(grad_loss: Tensor, *buffers_and_objective: Any, **term: Any) -> None:
     return None
 
 

@@ -85,7 +85,7 @@ class SquaredError(Term):
     def gradient(self, wanted: Sequence[bool], grad: Tensor, *operands: Any) -> Operands:
         recon, target = operands
         mask = [*wanted, False, False, False, False]
-        return ops.elbo_loss_backward.default(grad, *self._objective(recon, target), mask)[:2]
+        return ops.elbo_loss_backward.default(grad, mask, *self._objective(recon, target))[:2]
 
     def tangent(self, operands: Operands, tangents: Operands) -> Tensor:
         recon, target = operands
@@ -113,7 +113,7 @@ class KLDivergence(Term):
         return ops.kl_divergence.default(*operands, self.reduction)
 
     def gradient(self, wanted: Sequence[bool], grad: Tensor, *operands: Any) -> Operands:
-        return ops.kl_divergence_backward.default(grad, *operands, self.reduction, list(wanted))
+        return ops.kl_divergence_backward.default(grad, list(wanted), *operands, self.reduction)
 
     @staticmethod
     def _parts(operands: Operands) -> tuple[Tensor, Tensor, Tangent]:

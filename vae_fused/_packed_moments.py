@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from vae_fused._arguments import check_batched
@@ -35,21 +32,6 @@ def check_moments(name: str, moments: Tensor, dim: int, logvar_min: float, logva
         )
     if not logvar_min <= logvar_max:
         raise ValueError(f"logvar_clamp must be (low, high) with low <= high, got ({logvar_min:g}, {logvar_max:g})")
-
-
-def clamp_bounds(logvar_clamp: Sequence[float] | None) -> tuple[float, float]:
-    """The bounds of a clamp of logvar, infinite for None; raise unless they are a pair of real numbers."""
-    if logvar_clamp is None:
-        return -math.inf, math.inf
-    if not isinstance(logvar_clamp, (tuple, list)):
-        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type(logvar_clamp).__name__}")
-    if len(logvar_clamp) != 2:
-        raise ValueError(f"logvar_clamp must be (low, high), got {len(logvar_clamp)} values")
-    for bound in logvar_clamp:
-        if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-            raise TypeError(f"logvar_clamp must hold numbers, got {type(bound).__name__}")
-    low, high = logvar_clamp
-    return float(low), float(high)
 
 
 def check_prior_moments(prior: Tensor, prior_dim: int, moments: Tensor, dim: int) -> None:

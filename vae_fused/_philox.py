@@ -87,7 +87,8 @@ def draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=device, generator=generator) ^ -(2**63)
     else:
         seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
-    return torch.cat([seed, torch.zeros_like(seed)]).view(torch.uint64)
+    # The bits of view(torch.uint64), which vmap of PyTorch 2.11 does not know: the conversion is modulo 2**64.
+    return torch.cat([seed, torch.zeros_like(seed)]).to(torch.uint64)
 
 
 def normals_of_shape(key: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._arguments_posterior import clamp_bounds
 from vae_fused._library import calls_operators, ops
 from vae_fused._normal_distribution import Normal
-from vae_fused._packed_moments import check_moments, clamp_bounds
+from vae_fused._packed_moments import check_moments
 from vae_fused._philox import draw_key
 from vae_fused.functional import kl_divergence, reparameterize
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
 from vae_fused import functional, reference
+from vae_fused._arguments_linear import LINEAR_RECON_LOSSES, check_linear_elbo_loss
 from vae_fused._library import calls_operators, ops
 from vae_fused._terms import ELBOTerms
 from vae_fused.modules import ObjectiveModule
@@ -137,7 +138,7 @@ def linear_elbo_loss(
             return_terms=return_terms,
             chunk=chunk,
         )
-    arguments.check_linear_elbo_loss(hidden, weight, bias, target, mu, logvar, kl, beta, recon_loss, reduction, chunk)
+    check_linear_elbo_loss(hidden, weight, bias, target, mu, logvar, kl, beta, recon_loss, reduction, chunk)
     # Both terms stay float64 until they are added, so that the loss is rounded once.
     reconstruction = ops.linear_reconstruction.default(hidden, weight, bias, target, recon_loss, reduction, chunk)
     if kl is not None:
@@ -183,7 +184,7 @@ class FusedLinearELBOLoss(ObjectiveModule):
         torch.Size([8, 784])
     """
 
-    recon_losses: tuple[str, ...] = arguments.LINEAR_RECON_LOSSES
+    recon_losses: tuple[str, ...] = LINEAR_RECON_LOSSES
     bias: Tensor | None
 
     def __init__(

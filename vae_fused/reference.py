@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
+from vae_fused._arguments_linear import check_linear_elbo_loss
 from vae_fused._arguments_posterior import check_mask, check_temperature
 from vae_fused._arguments_reconstruction import check_term
 from vae_fused._philox import draw_key, normals_of_shape
@@ -233,7 +234,7 @@ def linear_elbo_loss(
     chunk: int | None = None,
 ) -> Tensor | ELBOTerms:
     """See :func:`vae_fused.linear_elbo_loss`. The reconstruction is made as a whole; ``chunk`` is only checked."""
-    arguments.check_linear_elbo_loss(hidden, weight, bias, target, mu, logvar, kl, beta, recon_loss, reduction, chunk)
+    check_linear_elbo_loss(hidden, weight, bias, target, mu, logvar, kl, beta, recon_loss, reduction, chunk)
     recon = torch.nn.functional.linear(hidden, weight, bias)
     return elbo_loss(
         recon,

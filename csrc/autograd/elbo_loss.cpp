@@ -38,8 +38,8 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
         const auto wanted = [](const OptionalTensor& input) { return present(input) && input->requires_grad(); };
         Tensor grad_recon, grad_mu, grad_logvar, grad_log_sigma;
         std::tie(loss, terms->reconstruction, terms->kl, grad_recon, grad_mu, grad_logvar, grad_log_sigma) =
-            ops::elbo_loss_with_gradients(arguments,
-                                          {recon.requires_grad(), wanted(mu), wanted(logvar), wanted(log_sigma)});
+            ops::elbo_loss_with_gradients({recon.requires_grad(), wanted(mu), wanted(logvar), wanted(log_sigma)},
+                                          arguments);
         // One entry each: compiled autograd lifts single tensors out of saved_data, but not lists of them.
         ctx->saved_data["grad_recon"] = grad_recon;
         ctx->saved_data["grad_mu"] = grad_mu;
@@ -94,8 +94,8 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
       const Tensor to_log_sigma = ctx->saved_data.count("grad_log_sigma") != 0 ? take("grad_log_sigma") : Tensor();
       const bool of_elements = to_log_sigma.defined() && saved[kLogSigma].numel() != 1 &&
                                saved[kLogSigma].sym_sizes() == saved[kRecon].sym_sizes();
-      ops::elbo_loss_backward_(grad_loss, arguments, or_none(gradients[0]), or_none(gradients[1]),
-                               or_none(gradients[2]), of_elements ? OptionalTensor(to_log_sigma) : std::nullopt);
+      ops::elbo_loss_backward_(grad_loss, or_none(gradients[0]), or_none(gradients[1]), or_none(gradients[2]),
+                               of_elements ? OptionalTensor(to_log_sigma) : std::nullopt, arguments);
       const auto hand_over = [&](size_t index, const Tensor& gradient) {
         if (missing[index] && gradient.defined()) {
           result[kComputed[index]] = gradient;
@@ -111,7 +111,7 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     }
     if (std::any_of(missing.begin(), missing.end(), [](bool wanted) { return wanted; })) {
       auto [to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma] =
-          ops::elbo_loss_backward(grad_loss, arguments, missing);
+          ops::elbo_loss_backward(grad_loss, missing, arguments);
       const std::array<Tensor, 6> computed = {to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma};
       for (size_t i = 0; i < missing.size(); ++i) {
         if (missing[i]) result[kComputed[i]] = computed[i];
@@ -124,28 +124,19 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> elbo_loss_autograd(
-    const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
-    const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-    std::string_view reduction, double target_scale, double target_shift, const OptionalTensor& weight,
-    const OptionalTensor& log_sigma, std::optional<double> log_sigma_value, double recon_weight, bool full,
-    double smooth_l1_beta) {
-  const ObjectiveArguments arguments{
-      recon,     target,       mu,           logvar,
-      kl,        beta,         beta_tensor,  recon_loss,
-      reduction, target_scale, target_shift, {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta}};
-  if (!records_graph({recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
-                      or_undefined(beta_tensor), or_undefined(log_sigma)})) {
+Tensors<3> elbo_loss_autograd(const ObjectiveArguments& a) {
+  if (!records_graph(a)) {
     BelowAutograd guard;
-    return ops::elbo_loss(arguments);
+    return ops::elbo_loss(a);
   }
   DetachedTerms terms;
-  const Tensor loss = ElboLoss::apply(recon, target, mu, logvar, kl, beta_tensor, log_sigma, arguments, &terms);
+  const Tensor loss =
+      ElboLoss::apply(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta_tensor, a.term.log_sigma, a, &terms);
   return {loss, terms.reconstruction, terms.kl};
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
-  m.impl("elbo_loss", &elbo_loss_autograd);
+  m.impl("elbo_loss", unpacked<&elbo_loss_autograd>);
   // Not for differentiation: the first is called inside the Function, the second on its buffers. They refuse loudly.
   m.impl("elbo_loss_with_gradients", torch::autograd::autogradNotImplementedFallback());
   m.impl("elbo_loss_backward_", torch::autograd::autogradNotImplementedFallback());

@@ -10,6 +10,12 @@ struct DetachedTerms {
   Tensor reconstruction, kl;
 };
 
+// Whether autograd has to record an operator of the objective; grad_loss is that of its backward.
+inline bool records_graph(const ObjectiveArguments& a, const Tensor& grad_loss = {}) {
+  return records_graph({grad_loss, a.recon, a.target, or_undefined(a.mu), or_undefined(a.logvar), or_undefined(a.kl),
+                        or_undefined(a.beta_tensor), or_undefined(a.term.log_sigma)});
+}
+
 // The arguments that are no tensors, as a backward finds them again. Those of the reconstruction term that have their
 // defaults are not saved: every entry costs a step on small tensors.
 inline void save_settings(AutogradContext* ctx, const ObjectiveArguments& a) {
@@ -69,7 +75,8 @@ inline Tensor gradient_of_beta(const Tensor& grad_loss, const OptionalTensor& mu
     const Tensor wide = kl->to(accumulation_type({&*kl}));
     kl_term = reduction == "sum" ? wide.sum() : reduction == "batchmean" ? wide.mean() : wide;
   } else {
-    kl_term = ops::kl_divergence(*mu, *logvar, std::nullopt, std::nullopt, reduction);
+    const OptionalTensor none;
+    kl_term = ops::kl_divergence({*mu, *logvar, none, none, reduction, none});
   }
   return (grad_loss * kl_term).sum().to(beta_tensor->options());
 }

@@ -71,8 +71,7 @@ Derivatives reconstruction_gradients(const Tensor& grad_loss, const ObjectiveArg
                                 : Tensor()};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> differentiable_backward(const Tensor& grad_loss,
-                                                                                   const ObjectiveArguments& a) {
+Tensors<6> differentiable_backward(const Tensor& grad_loss, const ObjectiveArguments& a) {
   const auto [to_recon, to_target, to_log_sigma] = reconstruction_gradients(grad_loss, a);
   const Tensor weighted = grad_loss * beta_of(a.beta, a.beta_tensor, grad_loss);
   Tensor to_mu, to_logvar, to_kl;
@@ -87,28 +86,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> differentiable_backwa
   return {to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_autograd(
-    const Tensor& grad_loss, const Tensor& recon, const Tensor& target, const OptionalTensor& mu,
-    const OptionalTensor& logvar, const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor,
-    std::string_view recon_loss, std::string_view reduction, std::array<bool, 6> output_mask, double target_scale,
-    double target_shift, const OptionalTensor& weight, const OptionalTensor& log_sigma,
-    std::optional<double> log_sigma_value, double recon_weight, bool full, double smooth_l1_beta) {
-  const ObjectiveArguments arguments{
-      recon,     target,       mu,           logvar,
-      kl,        beta,         beta_tensor,  recon_loss,
-      reduction, target_scale, target_shift, {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta}};
-  if (!records_graph({grad_loss, recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
-                      or_undefined(beta_tensor), or_undefined(log_sigma)})) {
+Tensors<6> elbo_loss_backward_autograd(const Tensor& grad_loss, std::array<bool, 6> output_mask,
+                                       const ObjectiveArguments& a) {
+  if (!records_graph(a, grad_loss)) {
     BelowAutograd guard;
-    return ops::elbo_loss_backward(grad_loss, arguments, output_mask);
+    return ops::elbo_loss_backward(grad_loss, output_mask, a);
   }
-  auto [to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma] = differentiable_backward(grad_loss, arguments);
+  auto [to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma] = differentiable_backward(grad_loss, a);
   const auto asked = [&](int index, const Tensor& gradient) { return output_mask[index] ? gradient : Tensor(); };
   return {asked(0, to_recon),  asked(1, to_target), asked(2, to_mu),
           asked(3, to_logvar), asked(4, to_kl),     asked(5, to_log_sigma)};
 }
 
-TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) { m.impl("elbo_loss_backward", &elbo_loss_backward_autograd); }
+TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) { m.impl("elbo_loss_backward", unpacked<&elbo_loss_backward_autograd>); }
 
 }  // namespace
 }  // namespace vae_fused

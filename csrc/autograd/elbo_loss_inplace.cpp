@@ -27,7 +27,7 @@ struct ElboLossInPlace : torch::autograd::Function<ElboLossInPlace> {
     {
       BelowAutograd guard;
       std::tie(loss, terms->reconstruction, terms->kl, grad_mu, grad_logvar, grad_log_sigma) =
-          ops::elbo_loss_(arguments, {wanted(mu), wanted(logvar), wanted(log_sigma)});
+          ops::elbo_loss_({wanted(mu), wanted(logvar), wanted(log_sigma)}, arguments);
     }
     // Whoever saved recon for its own backward finds out by this.
     recon.unsafeGetTensorImpl()->bump_version();
@@ -108,30 +108,21 @@ struct ElboLossInPlace : torch::autograd::Function<ElboLossInPlace> {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_inplace_autograd(
-    const Tensor& recon, const Tensor& target, const OptionalTensor& mu, const OptionalTensor& logvar,
-    const OptionalTensor& kl, double beta, const OptionalTensor& beta_tensor, std::string_view recon_loss,
-    std::string_view reduction, std::array<bool, 3> output_mask, double target_scale, double target_shift,
-    const OptionalTensor& weight, const OptionalTensor& log_sigma, std::optional<double> log_sigma_value,
-    double recon_weight, bool full, double smooth_l1_beta) {
-  const ObjectiveArguments arguments{
-      recon,     target,       mu,           logvar,
-      kl,        beta,         beta_tensor,  recon_loss,
-      reduction, target_scale, target_shift, {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta}};
-  if (!records_graph({recon, target, or_undefined(mu), or_undefined(logvar), or_undefined(kl),
-                      or_undefined(beta_tensor), or_undefined(log_sigma)})) {
+Tensors<6> elbo_loss_inplace_autograd(std::array<bool, 3> output_mask, const ObjectiveArguments& a) {
+  if (!records_graph(a)) {
     BelowAutograd guard;
-    auto results = ops::elbo_loss_(arguments, output_mask);
-    recon.unsafeGetTensorImpl()->bump_version();
+    auto results = ops::elbo_loss_(output_mask, a);
+    a.recon.unsafeGetTensorImpl()->bump_version();
     return results;
   }
-  check_overwritten_by_autograd(recon, target);
+  check_overwritten_by_autograd(a.recon, a.target);
   DetachedTerms terms;
-  const Tensor loss = ElboLossInPlace::apply(recon, target, mu, logvar, kl, beta_tensor, log_sigma, arguments, &terms);
+  const Tensor loss =
+      ElboLossInPlace::apply(a.recon, a.target, a.mu, a.logvar, a.kl, a.beta_tensor, a.term.log_sigma, a, &terms);
   return {loss, terms.reconstruction, terms.kl, Tensor(), Tensor(), Tensor()};
 }
 
-TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) { m.impl("elbo_loss_", &elbo_loss_inplace_autograd); }
+TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) { m.impl("elbo_loss_", unpacked<&elbo_loss_inplace_autograd>); }
 
 }  // namespace
 }  // namespace vae_fused

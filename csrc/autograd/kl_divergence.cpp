@@ -17,11 +17,9 @@ Tensor element_weight(const Tensor& grad, const Tensor& mu, std::string_view red
   return over_events(grad, mu);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(const Tensor& grad, const Tensor& mu,
-                                                                   const Tensor& logvar, const OptionalTensor& prior_mu,
-                                                                   const OptionalTensor& prior_logvar,
-                                                                   std::string_view reduction,
-                                                                   const OptionalTensor& mask, const ScaleForm& form) {
+Tensors<4> differentiable_backward(const Tensor& grad, const Tensor& mu, const Tensor& logvar,
+                                   const OptionalTensor& prior_mu, const OptionalTensor& prior_logvar,
+                                   std::string_view reduction, const OptionalTensor& mask, const ScaleForm& form) {
   const auto dtype = accumulation_type({&mu});
   const Tensor weight = masked(element_weight(grad.to(dtype), mu, reduction), mask);
   const DifferentiableScale scale = differentiable_scale(form, logvar.to(dtype));
@@ -40,21 +38,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(const Tensor&
           narrow(-0.5 * weight * (ratio_minus_one + difference * scaled))};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_autograd(
-    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-    const OptionalTensor& prior_logvar, std::string_view reduction, std::array<bool, 4> output_mask,
-    const OptionalTensor& mask, std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp) {
-  const ScaleArguments scale{parameterization, epsilon, logvar_min, logvar_max, clamp};
-  if (!records_graph({grad, mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)})) {
+bool records_graph(const DivergenceArguments& a, const Tensor& grad = {}) {
+  return vae_fused::records_graph({grad, a.mu, a.logvar, or_undefined(a.prior_mu), or_undefined(a.prior_logvar)});
+}
+
+Tensors<4> kl_divergence_backward_autograd(const Tensor& grad, std::array<bool, 4> output_mask,
+                                           const DivergenceArguments& a) {
+  if (!records_graph(a, grad)) {
     BelowAutograd guard;
-    return ops::kl_divergence_backward(grad, mu, logvar, prior_mu, prior_logvar, reduction, output_mask, mask, scale);
+    return ops::kl_divergence_backward(grad, output_mask, a);
   }
   auto [to_mu, to_logvar, to_prior_mu, to_prior_logvar] = differentiable_backward(
-      grad, mu, logvar, prior_mu, prior_logvar, reduction, mask, scale_form(scale, mu.scalar_type()));
+      grad, a.mu, a.logvar, a.prior_mu, a.prior_logvar, a.reduction, a.mask, scale_form(a.scale, a.mu.scalar_type()));
   const auto asked = [&](int index, const Tensor& gradient) { return output_mask[index] ? gradient : Tensor(); };
-  return {asked(0, to_mu), asked(1, to_logvar), asked(2, present(prior_mu) ? to_prior_mu : Tensor()),
-          asked(3, present(prior_logvar) ? to_prior_logvar : Tensor())};
+  return {asked(0, to_mu), asked(1, to_logvar), asked(2, present(a.prior_mu) ? to_prior_mu : Tensor()),
+          asked(3, present(a.prior_logvar) ? to_prior_logvar : Tensor())};
 }
 
 struct KLDivergence : torch::autograd::Function<KLDivergence> {
@@ -62,53 +60,43 @@ struct KLDivergence : torch::autograd::Function<KLDivergence> {
   static constexpr bool is_traceable = true;
 
   static Tensor forward(AutogradContext* ctx, const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-                        const OptionalTensor& prior_logvar, std::string_view reduction, const OptionalTensor& mask,
-                        const ScaleArguments& scale) {
-    ctx->save_for_backward({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar), or_undefined(mask)});
-    save_scale(ctx, scale);
-    ctx->saved_data["reduction"] = std::string(reduction);
+                        const OptionalTensor& prior_logvar, const DivergenceArguments& a) {
+    ctx->save_for_backward({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar), or_undefined(a.mask)});
+    save_scale(ctx, a.scale);
+    ctx->saved_data["reduction"] = std::string(a.reduction);
     BelowAutograd guard;
-    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction, mask, scale);
+    return ops::kl_divergence({mu, logvar, prior_mu, prior_logvar, a.reduction, a.mask, a.scale});
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const std::string reduction = ctx->saved_data["reduction"].toStringRef();
-    variable_list result(7);
-    std::tie(result[0], result[1], result[2], result[3]) =
-        ops::kl_divergence_backward(grads[0], saved[0], saved[1], or_none(saved[2]), or_none(saved[3]), reduction,
-                                    {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1),
-                                     needs_gradient(ctx, saved, 2), needs_gradient(ctx, saved, 3)},
-                                    or_none(saved[4]), saved_scale(ctx));
+    variable_list result(5);
+    std::tie(result[0], result[1], result[2], result[3]) = ops::kl_divergence_backward(
+        grads[0],
+        {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1), needs_gradient(ctx, saved, 2),
+         needs_gradient(ctx, saved, 3)},
+        {saved[0], saved[1], or_none(saved[2]), or_none(saved[3]), reduction, or_none(saved[4]), saved_scale(ctx)});
     return result;
   }
 };
 
-Tensor kl_divergence_autograd(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
-                              const OptionalTensor& prior_logvar, std::string_view reduction,
-                              const OptionalTensor& mask, std::string_view parameterization, double epsilon,
-                              std::optional<double> logvar_min, std::optional<double> logvar_max,
-                              std::string_view clamp) {
-  const ScaleArguments scale{parameterization, epsilon, logvar_min, logvar_max, clamp};
-  if (!records_graph({mu, logvar, or_undefined(prior_mu), or_undefined(prior_logvar)})) {
+Tensor kl_divergence_autograd(const DivergenceArguments& a) {
+  if (!records_graph(a)) {
     BelowAutograd guard;
-    return ops::kl_divergence(mu, logvar, prior_mu, prior_logvar, reduction, mask, scale);
+    return ops::kl_divergence(a);
   }
   // Expanded here, so that autograd sums the gradient of a prior that is shared between elements.
   const auto expanded = [&](const OptionalTensor& prior) {
-    return present(prior) ? OptionalTensor(prior->expand_symint(mu.sym_sizes())) : std::nullopt;
+    return present(prior) ? OptionalTensor(prior->expand_symint(a.mu.sym_sizes())) : std::nullopt;
   };
-  return KLDivergence::apply(mu, logvar, expanded(prior_mu), expanded(prior_logvar), reduction, mask, scale);
+  return KLDivergence::apply(a.mu, a.logvar, expanded(a.prior_mu), expanded(a.prior_logvar), a);
 }
 
-std::tuple<Tensor, Tensor> packed_kl_divergence_backward_autograd(const Tensor& grad, const Tensor& moments,
-                                                                  const OptionalTensor& prior_moments, int64_t dim,
-                                                                  double logvar_min, double logvar_max,
-                                                                  int64_t prior_dim, double prior_logvar_min,
-                                                                  double prior_logvar_max,
-                                                                  std::array<bool, 2> output_mask) {
-  const Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
-  if (!records_graph({grad, moments, or_undefined(prior_moments)})) {
+Tensors<2> packed_kl_divergence_backward_autograd(const Tensor& grad, const Tensor& moments,
+                                                  const OptionalTensor& prior_moments, const Packing& packing,
+                                                  const Packing& prior_packing, std::array<bool, 2> output_mask) {
+  if (!vae_fused::records_graph({grad, moments, or_undefined(prior_moments)})) {
     BelowAutograd guard;
     return ops::packed_kl_divergence_backward(grad, moments, prior_moments, packing, prior_packing, output_mask);
   }
@@ -124,52 +112,39 @@ std::tuple<Tensor, Tensor> packed_kl_divergence_backward_autograd(const Tensor& 
 struct PackedKLDivergence : torch::autograd::Function<PackedKLDivergence> {
   static constexpr bool is_traceable = true;
 
-  static Tensor forward(AutogradContext* ctx, const Tensor& moments, const OptionalTensor& prior_moments, int64_t dim,
-                        double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
-                        double prior_logvar_max) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& moments, const OptionalTensor& prior_moments,
+                        const Packing& packing, const Packing& prior_packing) {
     ctx->save_for_backward({moments, or_undefined(prior_moments)});
-    ctx->saved_data["dim"] = dim;
-    ctx->saved_data["logvar_min"] = logvar_min;
-    ctx->saved_data["logvar_max"] = logvar_max;
-    ctx->saved_data["prior_dim"] = prior_dim;
-    ctx->saved_data["prior_logvar_min"] = prior_logvar_min;
-    ctx->saved_data["prior_logvar_max"] = prior_logvar_max;
+    save_packing(ctx, "", packing);
+    save_packing(ctx, "prior_", prior_packing);
     BelowAutograd guard;
-    return ops::packed_kl_divergence(moments, prior_moments, {dim, logvar_min, logvar_max},
-                                     {prior_dim, prior_logvar_min, prior_logvar_max});
+    return ops::packed_kl_divergence(moments, prior_moments, packing, prior_packing);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto number = [&](const char* name) { return ctx->saved_data[name].toDouble(); };
-    const Packing packing{ctx->saved_data["dim"].toInt(), number("logvar_min"), number("logvar_max")};
-    const Packing prior_packing{ctx->saved_data["prior_dim"].toInt(), number("prior_logvar_min"),
-                                number("prior_logvar_max")};
-    variable_list result(8);
-    std::tie(result[0], result[1]) =
-        ops::packed_kl_divergence_backward(grads[0], saved[0], or_none(saved[1]), packing, prior_packing,
-                                           {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1)});
+    variable_list result(4);
+    std::tie(result[0], result[1]) = ops::packed_kl_divergence_backward(
+        grads[0], saved[0], or_none(saved[1]), saved_packing(ctx, ""), saved_packing(ctx, "prior_"),
+        {needs_gradient(ctx, saved, 0), needs_gradient(ctx, saved, 1)});
     return result;
   }
 };
 
-Tensor packed_kl_divergence_autograd(const Tensor& moments, const OptionalTensor& prior_moments, int64_t dim,
-                                     double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
-                                     double prior_logvar_max) {
-  if (!records_graph({moments, or_undefined(prior_moments)})) {
+Tensor packed_kl_divergence_autograd(const Tensor& moments, const OptionalTensor& prior_moments, const Packing& packing,
+                                     const Packing& prior_packing) {
+  if (!vae_fused::records_graph({moments, or_undefined(prior_moments)})) {
     BelowAutograd guard;
-    return ops::packed_kl_divergence(moments, prior_moments, {dim, logvar_min, logvar_max},
-                                     {prior_dim, prior_logvar_min, prior_logvar_max});
+    return ops::packed_kl_divergence(moments, prior_moments, packing, prior_packing);
   }
-  return PackedKLDivergence::apply(moments, prior_moments, dim, logvar_min, logvar_max, prior_dim, prior_logvar_min,
-                                   prior_logvar_max);
+  return PackedKLDivergence::apply(moments, prior_moments, packing, prior_packing);
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
-  m.impl("kl_divergence", &kl_divergence_autograd);
-  m.impl("kl_divergence_backward", &kl_divergence_backward_autograd);
-  m.impl("packed_kl_divergence", &packed_kl_divergence_autograd);
-  m.impl("packed_kl_divergence_backward", &packed_kl_divergence_backward_autograd);
+  m.impl("kl_divergence", unpacked<&kl_divergence_autograd>);
+  m.impl("kl_divergence_backward", unpacked<&kl_divergence_backward_autograd>);
+  m.impl("packed_kl_divergence", unpacked<&packed_kl_divergence_autograd>);
+  m.impl("packed_kl_divergence_backward", unpacked<&packed_kl_divergence_backward_autograd>);
 }
 
 }  // namespace

@@ -30,4 +30,17 @@ inline DifferentiableMoments differentiable_moments(const Tensor& moments, const
           packing.dim};
 }
 
+// The packing of a call, kept for its backward; prefix is that of its arguments, "prior_" for the prior's.
+inline void save_packing(AutogradContext* ctx, const std::string& prefix, const Packing& packing) {
+  ctx->saved_data[prefix + "dim"] = packing.dim;
+  ctx->saved_data[prefix + "logvar_min"] = packing.logvar_min;
+  ctx->saved_data[prefix + "logvar_max"] = packing.logvar_max;
+}
+
+inline Packing saved_packing(AutogradContext* ctx, const std::string& prefix) {
+  const auto& saved = ctx->saved_data;
+  return {saved.at(prefix + "dim").toInt(), saved.at(prefix + "logvar_min").toDouble(),
+          saved.at(prefix + "logvar_max").toDouble()};
+}
+
 }  // namespace vae_fused

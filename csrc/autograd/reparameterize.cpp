@@ -9,14 +9,14 @@
 namespace vae_fused {
 namespace {
 
-using OptionalGenerator = std::optional<at::Generator>;
+using ops::OptionalGenerator;
 
 // grad_mu = sum_k g_k + w mu, grad_logvar = t (sum_k g_k eps_k) sigma' + w (sigma^2 - 1) (log sigma^2)' / 2 with t the
 // temperature, w the KL's gradient times the mask, and the derivatives in what logvar holds.
-std::tuple<Tensor, Tensor> differentiable_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
-                                                   const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
-                                                   std::optional<int64_t> num_samples, const OptionalTensor& mask,
-                                                   const ScaleForm& form, double temperature) {
+Tensors<2> differentiable_backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                   const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
+                                   std::optional<int64_t> num_samples, const OptionalTensor& mask,
+                                   const ScaleForm& form, double temperature) {
   const auto dtype = accumulation_type({&logvar});
   const DifferentiableScale scale = differentiable_scale(form, logvar.to(dtype));
   Tensor grad_mu, grad_logvar;
@@ -40,12 +40,11 @@ std::tuple<Tensor, Tensor> differentiable_backward(const OptionalTensor& grad_z,
   return {grad_mu.to(logvar.scalar_type()), grad_logvar.to(logvar.scalar_type())};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_backward_autograd(
-    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const OptionalTensor& mu, const Tensor& logvar,
-    const Tensor& key, std::optional<int64_t> num_samples, std::array<bool, 2> output_mask, const OptionalTensor& mask,
-    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
-  const ScaleArguments scale{parameterization, epsilon, logvar_min, logvar_max, clamp};
+Tensors<2> reparameterize_backward_autograd(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                            const OptionalTensor& mu, const Tensor& logvar, const Tensor& key,
+                                            std::optional<int64_t> num_samples, std::array<bool, 2> output_mask,
+                                            const OptionalTensor& mask, const ScaleArguments& scale,
+                                            double temperature) {
   if (!records_graph({or_undefined(grad_z), or_undefined(grad_kl), or_undefined(mu), logvar})) {
     BelowAutograd guard;
     return ops::reparameterize_backward(grad_z, grad_kl, mu, logvar, key, num_samples, output_mask, mask, scale,
@@ -80,11 +79,11 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
       if (with_kl && given_key.has_value()) {
         std::tie(z, kl) = ops::reparameterize_with_kl(mu, logvar, key, mask, scale);
       } else if (with_kl) {
-        std::tie(z, kl, key) = ops::reparameterize_with_kl(mu, logvar, generator, mask, scale);
+        std::tie(z, kl, key) = ops::reparameterize_with_kl_generator(mu, logvar, generator, mask, scale);
       } else if (given_key.has_value()) {
         z = ops::reparameterize(mu, logvar, key, num_samples, scale, temperature);
       } else {
-        std::tie(z, key) = ops::reparameterize(mu, logvar, generator, num_samples, scale, temperature);
+        std::tie(z, key) = ops::reparameterize_generator(mu, logvar, generator, num_samples, scale, temperature);
       }
     }
     if (drawn_key != nullptr) *drawn_key = key;
@@ -115,51 +114,38 @@ struct Reparameterize : torch::autograd::Function<Reparameterize> {
 constexpr std::optional<int64_t> kOneSample = std::nullopt;
 
 Tensor reparameterize_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                               std::optional<int64_t> num_samples, std::string_view parameterization, double epsilon,
-                               std::optional<double> logvar_min, std::optional<double> logvar_max,
-                               std::string_view clamp, double temperature) {
-  return Reparameterize::apply(
-      mu, logvar, OptionalTensor(key), OptionalGenerator(), num_samples, false,
-      Sampling{std::nullopt, {parameterization, epsilon, logvar_min, logvar_max, clamp}, temperature}, nullptr)[0];
+                               std::optional<int64_t> num_samples, const ScaleArguments& scale, double temperature) {
+  return Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), num_samples, false,
+                               Sampling{std::nullopt, scale, temperature}, nullptr)[0];
 }
 
-std::tuple<Tensor, Tensor> reparameterize_generator_autograd(
-    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, std::optional<int64_t> num_samples,
-    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp, double temperature) {
+Tensors<2> reparameterize_generator_autograd(const Tensor& mu, const Tensor& logvar, OptionalGenerator generator,
+                                             std::optional<int64_t> num_samples, const ScaleArguments& scale,
+                                             double temperature) {
   Tensor key;
-  auto outputs = Reparameterize::apply(
-      mu, logvar, OptionalTensor(), generator, num_samples, false,
-      Sampling{std::nullopt, {parameterization, epsilon, logvar_min, logvar_max, clamp}, temperature}, &key);
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(), generator, num_samples, false,
+                                       Sampling{std::nullopt, scale, temperature}, &key);
   return {outputs[0], key};
 }
 
-std::tuple<Tensor, Tensor> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
-                                                           const OptionalTensor& mask,
-                                                           std::string_view parameterization, double epsilon,
-                                                           std::optional<double> logvar_min,
-                                                           std::optional<double> logvar_max, std::string_view clamp) {
-  auto outputs =
-      Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), kOneSample, true,
-                            Sampling{mask, {parameterization, epsilon, logvar_min, logvar_max, clamp}}, nullptr);
+Tensors<2> reparameterize_with_kl_autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key,
+                                           const OptionalTensor& mask, const ScaleArguments& scale) {
+  auto outputs = Reparameterize::apply(mu, logvar, OptionalTensor(key), OptionalGenerator(), kOneSample, true,
+                                       Sampling{mask, scale}, nullptr);
   return {outputs[0], outputs[1]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> reparameterize_with_kl_generator_autograd(
-    const Tensor& mu, const Tensor& logvar, std::optional<at::Generator> generator, const OptionalTensor& mask,
-    std::string_view parameterization, double epsilon, std::optional<double> logvar_min,
-    std::optional<double> logvar_max, std::string_view clamp) {
+Tensors<3> reparameterize_with_kl_generator_autograd(const Tensor& mu, const Tensor& logvar,
+                                                     OptionalGenerator generator, const OptionalTensor& mask,
+                                                     const ScaleArguments& scale) {
   Tensor key;
   auto outputs =
-      Reparameterize::apply(mu, logvar, OptionalTensor(), generator, kOneSample, true,
-                            Sampling{mask, {parameterization, epsilon, logvar_min, logvar_max, clamp}}, &key);
+      Reparameterize::apply(mu, logvar, OptionalTensor(), generator, kOneSample, true, Sampling{mask, scale}, &key);
   return {outputs[0], outputs[1], key};
 }
 
 Tensor packed_reparameterize_backward_autograd(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
-                                               const Tensor& moments, const Tensor& key, int64_t dim, double logvar_min,
-                                               double logvar_max) {
-  const Packing packing{dim, logvar_min, logvar_max};
+                                               const Tensor& moments, const Tensor& key, const Packing& packing) {
   if (!records_graph({or_undefined(grad_z), or_undefined(grad_kl), moments})) {
     BelowAutograd guard;
     return ops::packed_reparameterize_backward(grad_z, grad_kl, moments, key, packing);
@@ -175,61 +161,54 @@ struct PackedReparameterize : torch::autograd::Function<PackedReparameterize> {
   static constexpr bool is_traceable = true;
 
   static variable_list forward(AutogradContext* ctx, const Tensor& moments, const OptionalTensor& given_key,
-                               const OptionalGenerator& generator, int64_t dim, double logvar_min, double logvar_max,
-                               Tensor* drawn_key) {
-    const Packing packing{dim, logvar_min, logvar_max};
+                               const OptionalGenerator& generator, const Packing& packing, Tensor* drawn_key) {
     Tensor z, kl, key = or_undefined(given_key);
     {
       BelowAutograd guard;
       if (given_key.has_value()) {
         std::tie(z, kl) = ops::packed_reparameterize_with_kl(moments, key, packing);
       } else {
-        std::tie(z, kl, key) = ops::packed_reparameterize_with_kl(moments, generator, packing);
+        std::tie(z, kl, key) = ops::packed_reparameterize_with_kl_generator(moments, packing, generator);
       }
     }
     if (drawn_key != nullptr) *drawn_key = key;
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({moments, key});
-    ctx->saved_data["dim"] = dim;
-    ctx->saved_data["logvar_min"] = logvar_min;
-    ctx->saved_data["logvar_max"] = logvar_max;
+    save_packing(ctx, "", packing);
     return {z, kl};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list result(7);
+    variable_list result(5);
     if (!grads[0].defined() && !grads[1].defined()) return result;
     const auto saved = ctx->get_saved_variables();
-    const Packing packing{ctx->saved_data["dim"].toInt(), ctx->saved_data["logvar_min"].toDouble(),
-                          ctx->saved_data["logvar_max"].toDouble()};
-    result[0] = ops::packed_reparameterize_backward(or_none(grads[0]), or_none(grads[1]), saved[0], saved[1], packing);
+    result[0] = ops::packed_reparameterize_backward(or_none(grads[0]), or_none(grads[1]), saved[0], saved[1],
+                                                    saved_packing(ctx, ""));
     return result;
   }
 };
 
-std::tuple<Tensor, Tensor> packed_reparameterize_with_kl_autograd(const Tensor& moments, const Tensor& key, int64_t dim,
-                                                                  double logvar_min, double logvar_max) {
-  auto outputs = PackedReparameterize::apply(moments, OptionalTensor(key), OptionalGenerator(), dim, logvar_min,
-                                             logvar_max, nullptr);
+Tensors<2> packed_reparameterize_with_kl_autograd(const Tensor& moments, const Tensor& key, const Packing& packing) {
+  auto outputs = PackedReparameterize::apply(moments, OptionalTensor(key), OptionalGenerator(), packing, nullptr);
   return {outputs[0], outputs[1]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> packed_reparameterize_with_kl_generator_autograd(
-    const Tensor& moments, int64_t dim, double logvar_min, double logvar_max, std::optional<at::Generator> generator) {
+Tensors<3> packed_reparameterize_with_kl_generator_autograd(const Tensor& moments, const Packing& packing,
+                                                            OptionalGenerator generator) {
   Tensor key;
-  auto outputs = PackedReparameterize::apply(moments, OptionalTensor(), generator, dim, logvar_min, logvar_max, &key);
+  auto outputs = PackedReparameterize::apply(moments, OptionalTensor(), generator, packing, &key);
   return {outputs[0], outputs[1], key};
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
-  m.impl("reparameterize", &reparameterize_autograd);
-  m.impl("reparameterize.generator", &reparameterize_generator_autograd);
-  m.impl("reparameterize_with_kl", &reparameterize_with_kl_autograd);
-  m.impl("reparameterize_with_kl.generator", &reparameterize_with_kl_generator_autograd);
-  m.impl("reparameterize_backward", &reparameterize_backward_autograd);
-  m.impl("packed_reparameterize_with_kl", &packed_reparameterize_with_kl_autograd);
-  m.impl("packed_reparameterize_with_kl.generator", &packed_reparameterize_with_kl_generator_autograd);
-  m.impl("packed_reparameterize_backward", &packed_reparameterize_backward_autograd);
+  m.impl("reparameterize", unpacked<&reparameterize_autograd>);
+  m.impl("reparameterize.generator", unpacked<&reparameterize_generator_autograd>);
+  m.impl("reparameterize_with_kl", unpacked<&reparameterize_with_kl_autograd>);
+  m.impl("reparameterize_with_kl.generator", unpacked<&reparameterize_with_kl_generator_autograd>);
+  m.impl("reparameterize_backward", unpacked<&reparameterize_backward_autograd>);
+  m.impl("packed_reparameterize_with_kl", unpacked<&packed_reparameterize_with_kl_autograd>);
+  m.impl("packed_reparameterize_with_kl.generator", unpacked<&packed_reparameterize_with_kl_generator_autograd>);
+  m.impl("packed_reparameterize_backward", unpacked<&packed_reparameterize_backward_autograd>);
 }
 
 }  // namespace

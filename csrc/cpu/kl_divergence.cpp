@@ -1,101 +1,28 @@
-#include <torch/library.h>
-
-#include "checks.h"
-#include "cpu/allocate.h"
-#include "cpu/parallel.h"
+#include "cpu/results.h"
 #include "cpu/scalar_access.h"
-#include "kl_divergence_arguments.h"
+#include "kl_divergence_operators.h"
 
 namespace vae_fused {
 namespace {
 
-Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
-  const Tensor& mu = pair.mu;
-  const auto dtype = accumulation_type({&mu});
-  const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
-  Tensor out = elementwise ? allocate_like(mu, dtype) : by_item ? allocate({mu.size(0)}, dtype) : allocate({}, dtype);
-
-  KLDivergenceParams p = divergence_params(pair, reduction, elementwise ? out : Tensor());
-  const TilePlan plan(by_item ? mu.size(0) : 1, p.item_numel);
-  Partials partials(elementwise ? 0 : plan.partials(), 0.0);
-  p.partials = elementwise ? nullptr : partials.data();
-  run_tiles(kernels().kl_divergence, p, plan, kGrainNoise);
-  if (elementwise) return out;
-  const double scale = divisor(reduction, mu.size(0), mu.numel());
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    write_number(out, i, sum_of(partials.data() + i * plan.pieces, plan.pieces) / scale);
+struct KLDivergenceOnCPU : OnCPU {
+  // Into out, which has an element for every item or one for all.
+  static void sum(KLDivergenceParams& p, const Tensor& out, double divisor) {
+    const TilePlan plan(out.numel(), p.item_numel);
+    Partials partials(plan.partials(), 0.0);
+    p.partials = partials.data();
+    run_tiles(kernels().kl_divergence, p, plan, kGrainNoise);
+    for (int64_t i = 0; i < out.numel(); ++i) {
+      write_number(out, i, sum_of(partials.data() + i * plan.pieces, plan.pieces) / divisor);
+    }
   }
-  return out;
-}
 
-Tensor kl_divergence_cpu(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                         const std::optional<Tensor>& prior_logvar, std::string_view reduction_name,
-                         const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-                         std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  return divergence_of(pair, reduction);
-}
+  static void run(const KLDivergenceParams& p, int64_t items) {
+    run_tiles(kernels().kl_divergence, p, TilePlan(items, p.item_numel), kGrainNoise);
+  }
+};
 
-// Fills the gradients that are defined.
-void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reduction, const Gaussians& grads) {
-  if (pair.mu.numel() == 0) return;
-  KLDivergenceParams p = divergence_backward_params(grad, pair, reduction, grads);
-  p.streamed = static_cast<int64_t>(pair.mu.nbytes()) > kStreamedBytes;
-  const int64_t sums = reduction == Reduction::kSample ? pair.mu.size(0) : 1;
-  run_tiles(kernels().kl_divergence, p, TilePlan(sums, p.item_numel), kGrainNoise);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cpu(
-    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-    const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask,
-    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_divergence_gradient(grad, mu, reduction);
-  const auto allocated = [&](int index, const Tensor& input) {
-    return output_mask[index] && input.defined() ? allocate_like(mu) : Tensor();
-  };
-  const Gaussians grads{allocated(0, mu), allocated(1, logvar), allocated(2, pair.prior_mu),
-                        allocated(3, pair.prior_logvar)};
-  fill_gradients(grad, pair, reduction, grads);
-  return {grads.mu, grads.logvar, grads.prior_mu, grads.prior_logvar};
-}
-
-Tensor packed_kl_divergence_cpu(const Tensor& moments, const std::optional<Tensor>& prior_moments, int64_t dim,
-                                double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
-                                double prior_logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
-  const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
-  return divergence_of(pair, Reduction::kSample);
-}
-
-std::tuple<Tensor, Tensor> packed_kl_divergence_backward_cpu(const Tensor& grad, const Tensor& moments,
-                                                             const std::optional<Tensor>& prior_moments, int64_t dim,
-                                                             double logvar_min, double logvar_max, int64_t prior_dim,
-                                                             double prior_logvar_min, double prior_logvar_max,
-                                                             std::array<bool, 2> output_mask) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
-  const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
-  check_gradient("grad", grad, moments.sizes().slice(0, 1), moments.device());
-  Tensor grad_moments, grad_prior_moments;
-  if (output_mask[0]) grad_moments = allocate_like(moments);
-  if (output_mask[1] && present(prior_moments)) grad_prior_moments = allocate_like(*prior_moments);
-  const Halves half = halves_of(grad_moments, packing.dim);
-  const Halves prior = halves_of(grad_prior_moments, prior_packing.dim);
-  fill_gradients(grad, pair, Reduction::kSample, {half.mu, half.logvar, prior.mu, prior.logvar});
-  return {grad_moments, grad_prior_moments};
-}
-
-TORCH_LIBRARY_IMPL(vae_fused, CPU, m) {
-  m.impl("kl_divergence", &kl_divergence_cpu);
-  m.impl("kl_divergence_backward", &kl_divergence_backward_cpu);
-  m.impl("packed_kl_divergence", &packed_kl_divergence_cpu);
-  m.impl("packed_kl_divergence_backward", &packed_kl_divergence_backward_cpu);
-}
+TORCH_LIBRARY_IMPL(vae_fused, CPU, m) { KLDivergenceOperators<KLDivergenceOnCPU>::register_in(m); }
 
 }  // namespace
 }  // namespace vae_fused

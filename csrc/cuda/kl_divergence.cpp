@@ -1,120 +1,28 @@
 #include "cuda/kl_divergence.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <c10/core/DeviceGuard.h>
-#include <torch/library.h>
-
-#include "checks.h"
 #include "cuda/device.h"
-#include "kl_divergence_arguments.h"
+#include "cuda/results.h"
+#include "kl_divergence_operators.h"
 
 namespace vae_fused {
 namespace {
 
-Tensor divergence_of(const Gaussians& pair, Reduction reduction) {
-  const Tensor& mu = pair.mu;
-  const auto options = mu.options().dtype(accumulation_type({&mu}));
-  const bool elementwise = reduction == Reduction::kNone, by_item = reduction == Reduction::kSample;
-  Tensor out = elementwise ? at::empty_like(mu, options)
-               : by_item   ? at::empty({mu.size(0)}, options)
-                           : at::empty({}, options);
-  if (out.numel() == 0) return out;
-
-  KLDivergenceParams p = divergence_params(pair, reduction, elementwise ? out : Tensor());
-  const Work work(by_item ? mu.size(0) : 1, p.item_numel);
-
-  Summation sum{};
-  Tensor partials;
-  HeldTicket held{};
-  if (!elementwise) {
-    sum.out = out.mutable_data_ptr();
-    sum.wide = p.wide;
-    sum.divisor = divisor(reduction, mu.size(0), mu.numel());
-    if (work.pieces > 1) {
-      partials = at::empty({work.units()}, mu.options().dtype(at::kDouble));
-      held = next_ticket(mu);
-      sum.partials = partials.mutable_data_ptr<double>();
-      sum.ticket = held.ticket;
-    }
+struct KLDivergenceOnCUDA : OnCUDA {
+  // Into out, which has an element for every item or one for all.
+  static void sum(const KLDivergenceParams& p, const Tensor& out, double divisor) {
+    const Work work(out.numel(), p.item_numel);
+    const HeldSum sum(out, work, divisor);
+    launch_kl_divergence(p, work, sum.summation, launch_site());
+    check_launch();
   }
-  launch_kl_divergence(p, work, sum, launch_site());
-  check_launch();
-  return out;
-}
 
-Tensor kl_divergence_cuda(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-                          const std::optional<Tensor>& prior_logvar, std::string_view reduction_name,
-                          const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-                          std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  const c10::DeviceGuard guard(mu.device());
-  return divergence_of(pair, reduction);
-}
+  static void run(const KLDivergenceParams& p, int64_t items) {
+    launch_kl_divergence(p, Work(items, p.item_numel), Summation{}, launch_site());
+    check_launch();
+  }
+};
 
-// Fills the gradients that are defined.
-void fill_gradients(const Tensor& grad, const Gaussians& pair, Reduction reduction, const Gaussians& grads) {
-  if (pair.mu.numel() == 0) return;
-  const KLDivergenceParams p = divergence_backward_params(grad, pair, reduction, grads);
-  const Work work(reduction == Reduction::kSample ? pair.mu.size(0) : 1, p.item_numel);
-  launch_kl_divergence(p, work, Summation{}, launch_site());
-  check_launch();
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> kl_divergence_backward_cuda(
-    const Tensor& grad, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& prior_mu,
-    const std::optional<Tensor>& prior_logvar, std::string_view reduction_name, std::array<bool, 4> output_mask,
-    const std::optional<Tensor>& mask, std::string_view parameterization, double epsilon,
-    std::optional<double> logvar_min, std::optional<double> logvar_max, std::string_view clamp) {
-  const Gaussians pair = checked_gaussians(mu, logvar, prior_mu, prior_logvar, mask,
-                                           {parameterization, epsilon, logvar_min, logvar_max, clamp});
-  const Reduction reduction = parse_reduction(reduction_name, /*allow_none=*/true);
-  check_divergence_gradient(grad, mu, reduction);
-  const c10::DeviceGuard guard(mu.device());
-  const auto allocated = [&](int index, const Tensor& input) {
-    return output_mask[index] && input.defined() ? at::empty_like(mu) : Tensor();
-  };
-  const Gaussians grads{allocated(0, mu), allocated(1, logvar), allocated(2, pair.prior_mu),
-                        allocated(3, pair.prior_logvar)};
-  fill_gradients(grad, pair, reduction, grads);
-  return {grads.mu, grads.logvar, grads.prior_mu, grads.prior_logvar};
-}
-
-Tensor packed_kl_divergence_cuda(const Tensor& moments, const std::optional<Tensor>& prior_moments, int64_t dim,
-                                 double logvar_min, double logvar_max, int64_t prior_dim, double prior_logvar_min,
-                                 double prior_logvar_max) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
-  const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
-  const c10::DeviceGuard guard(moments.device());
-  return divergence_of(pair, Reduction::kSample);
-}
-
-std::tuple<Tensor, Tensor> packed_kl_divergence_backward_cuda(const Tensor& grad, const Tensor& moments,
-                                                              const std::optional<Tensor>& prior_moments, int64_t dim,
-                                                              double logvar_min, double logvar_max, int64_t prior_dim,
-                                                              double prior_logvar_min, double prior_logvar_max,
-                                                              std::array<bool, 2> output_mask) {
-  Packing packing{dim, logvar_min, logvar_max}, prior_packing{prior_dim, prior_logvar_min, prior_logvar_max};
-  const Gaussians pair = unpack(moments, prior_moments, packing, prior_packing);
-  check_gradient("grad", grad, moments.sizes().slice(0, 1), moments.device());
-  const c10::DeviceGuard guard(moments.device());
-  Tensor grad_moments, grad_prior_moments;
-  if (output_mask[0]) grad_moments = at::empty_like(moments);
-  if (output_mask[1] && present(prior_moments)) grad_prior_moments = at::empty_like(*prior_moments);
-  const Halves half = halves_of(grad_moments, packing.dim);
-  const Halves prior = halves_of(grad_prior_moments, prior_packing.dim);
-  fill_gradients(grad, pair, Reduction::kSample, {half.mu, half.logvar, prior.mu, prior.logvar});
-  return {grad_moments, grad_prior_moments};
-}
-
-TORCH_LIBRARY_IMPL(vae_fused, CUDA, m) {
-  m.impl("kl_divergence", &kl_divergence_cuda);
-  m.impl("kl_divergence_backward", &kl_divergence_backward_cuda);
-  m.impl("packed_kl_divergence", &packed_kl_divergence_cuda);
-  m.impl("packed_kl_divergence_backward", &packed_kl_divergence_backward_cuda);
-}
+TORCH_LIBRARY_IMPL(vae_fused, CUDA, m) { KLDivergenceOperators<KLDivergenceOnCUDA>::register_in(m); }
 
 }  // namespace
 }  // namespace vae_fused

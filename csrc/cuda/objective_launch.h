@@ -133,27 +133,4 @@ inline Sums launch_with_sums(const Objective& objective, ElboLossTermParams& par
   return sums;
 }
 
-// For an incoming gradient of 1.
-inline Sums forward(const Objective& objective, const Gradients& grads, bool one_log_sigma) {
-  ElboLossTermParams params = params_of(objective, grads, Tensor());
-  return launch_with_sums(objective, params, objective.mu.defined(), one_log_sigma);
-}
-
-// Fills the gradients that have a buffer, for an incoming gradient [] or [B]; returns that of one log sigma for every
-// sum, if wanted.
-inline Tensor backward(const Objective& objective, const Tensor& grad_loss, const Gradients& grads, bool nothing_if_one,
-                       bool one_log_sigma) {
-  ElboLossTermParams params = params_of(objective, grads, grad_loss);
-  ElboLossParams& p = params.p;
-  const auto wanted = [](const Tensor& grad) { return grad.defined() && grad.numel() > 0; };
-  p.with_data = wanted(grads.recon) || wanted(grads.target) || wanted(grads.log_sigma);
-  p.with_latent = wanted(grads.mu) || wanted(grads.logvar);
-  p.nothing_if_one = nothing_if_one;
-  if (one_log_sigma) {
-    return launch_with_sums(objective, params, p.with_latent, one_log_sigma).grad_one_log_sigma;
-  }
-  if (p.with_data || p.with_latent || wanted(grads.kl)) launch(objective.term, params);
-  return Tensor();
-}
-
 }  // namespace vae_fused

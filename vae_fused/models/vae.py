@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import _register_namedtuple
 
 from vae_fused import _arguments as arguments
 from vae_fused import functional
 from vae_fused._terms import ELBOTerms
 from vae_fused.linear_loss import linear_elbo_loss
+from vae_fused.models._layers import encoder_width, input_of_output_layer, split_decoder
+from vae_fused.models._output import VAEOutput
 
 __all__ = ["VAE", "VAEOutput"]
-
-
-class VAEOutput(NamedTuple):
-    """What one pass through a :class:`VAE` computes for a batch of ``B`` items.
-
-    Attributes:
-        recon: the decoder's output for ``z``.
-        mu: posterior mean, ``[B, latent_dim]``.
-        logvar: posterior log-variance, ``[B, latent_dim]``.
-        z: the latent that was decoded, ``[B, latent_dim]``: a sample, or ``mu``.
-        kl: KL of the posterior from the unit prior, ``[B]``, in nats; float32 (float64 for a float64 model).
-    """
-
-    recon: Tensor
-    mu: Tensor
-    logvar: Tensor
-    z: Tensor
-    kl: Tensor
-
-
-# torch.export.save writes a result's type down under this name.
-_register_namedtuple(VAEOutput, serialized_type_name="vae_fused.VAEOutput")
-
-
-def _encoder_width(encoder: nn.Module) -> int | None:
-    # The last layer decides. A convolution's width depends on the size of its input, which is not known here.
-    for module in (encoder, *reversed(list(encoder.modules()))):
-        out_features = getattr(module, "out_features", None)
-        if isinstance(out_features, int):
-            return out_features
-        if isinstance(module, nn.modules.conv._ConvNd):
-            return None
-    return None
-
-
-def _split_decoder(decoder: nn.Module) -> tuple[list[nn.Module], nn.Linear, list[nn.Module]]:
-    """The layers before the last Linear, the Linear, and what only reshapes its output."""
-    layers = list(decoder) if isinstance(decoder, nn.Sequential) else [decoder]
-    last = len(layers)
-    while last > 0 and isinstance(layers[last - 1], (nn.Unflatten, nn.Flatten, nn.Identity)):
-        last -= 1
-    output = layers[last - 1] if last > 0 else None
-    if type(output) is not nn.Linear:
-        raise ValueError(
-            "fused_output_layer needs a decoder whose last layer is an nn.Linear, followed by nothing but a reshape, "
-            f"got {type(output).__name__}"
-        )
-    return layers[: last - 1], output, layers[last:]
 
 
 def _check_positive(name: str, value: object) -> None:
@@ -122,12 +73,12 @@ class VAE(nn.Module):
         if feature_dim is not None:
             _check_positive("feature_dim", feature_dim)
         if fused_output_layer:
-            _split_decoder(decoder)
+            split_decoder(decoder)
         self.fused_output_layer = fused_output_layer
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
-        width = _encoder_width(encoder) if feature_dim is None else feature_dim
+        width = encoder_width(encoder) if feature_dim is None else feature_dim
         self.mu_head: nn.Linear = nn.LazyLinear(latent_dim) if width is None else nn.Linear(width, latent_dim)
         self.logvar_head: nn.Linear = nn.LazyLinear(latent_dim) if width is None else nn.Linear(width, latent_dim)
 
@@ -250,7 +201,7 @@ class VAE(nn.Module):
         per_element = reduction == "mean"
         if self.fused_output_layer:
             mu, logvar, z, kl = self._posterior(x, sample, generator, key)
-            hidden, output, target = self._output_layer(z, x)
+            hidden, output, target = input_of_output_layer(self.decoder, z, x)
             return linear_elbo_loss(
                 hidden,
                 output.weight,
@@ -276,20 +227,6 @@ class VAE(nn.Module):
             reduction=reduction,
             return_terms=True,
         )
-
-    def _output_layer(self, z: Tensor, x: Tensor) -> tuple[Tensor, nn.Linear, Tensor]:
-        """The input of the decoder's last layer, that layer, and the data in the shape of its output."""
-        layers, output, reshapes = _split_decoder(self.decoder)
-        hidden = z
-        for layer in layers:
-            hidden = layer(hidden)
-        rows = (*hidden.shape[:-1], output.out_features)
-        recon = x.new_empty(()).expand(rows)  # one element: the shape is all that is asked of it
-        for reshape in reshapes:
-            recon = reshape(recon)
-        if recon.shape != x.shape:
-            raise ValueError(f"target must have the shape of recon, {list(recon.shape)}, got {list(x.shape)}")
-        return hidden, output, x.reshape(rows)
 
     @torch.no_grad()
     def sample(self, n: int, key: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:

@@ -158,3 +158,12 @@ def test_empty_tensors(term: TermCase, shape: tuple[int, ...]) -> None:
             on_cpu("elbo_loss_backward", *backward, **settings),
             False,
         )
+
+
+@pytest.mark.parametrize("recon_loss", ["gaussian_nll", "laplace_nll"])
+def test_elements_beyond_the_end_add_nothing_whatever_sigma_is(recon_loss: str) -> None:
+    """The last of 11 elements share their vector with five that are none, and 1 / sigma is infinite."""
+    recon, zero = torch.ones(1, 11), torch.zeros(1, 1)
+    arguments = (recon, torch.zeros_like(recon), zero, zero, None, 1.0, None, recon_loss, "sum")
+    loss, *_ = emulated("elbo_loss", *arguments, log_sigma_value=-100.0)
+    assert loss.item() == float("inf")

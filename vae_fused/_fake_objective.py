@@ -104,7 +104,7 @@ def _elbo_loss_backward(
     output_mask: Sequence[bool],
     **term: Any,
 ) -> tuple[Tensor | None, ...]:
-    operands = (recon, target, mu, logvar, kl)
+    operands = (recon, target if target.is_floating_point() else None, mu, logvar, kl)  # bytes have no gradient
     gradients = (like_if(wanted, of) for wanted, of in zip(output_mask[:5], operands, strict=True))
     to_log_sigma = _grad_log_sigma(output_mask[5], term.get("log_sigma"), recon)
     return (*gradients, to_log_sigma if to_log_sigma is None else to_log_sigma.to(term["log_sigma"].dtype))

@@ -190,9 +190,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_cp
                              target_shift,
                              {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta}});
   check_grad_loss(objective, grad_loss);
-  const Gradients grads{like_if(output_mask[0], recon),        like_if(output_mask[1], target),
-                        like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
-                        like_if(output_mask[4], objective.kl), log_sigma_buffer(output_mask[5], objective.term)};
+  const Gradients grads{
+      like_if(output_mask[0], recon),        like_if(objective.wants_grad_target(output_mask[1]), target),
+      like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
+      like_if(output_mask[4], objective.kl), log_sigma_buffer(output_mask[5], objective.term)};
   const bool one_log_sigma = output_mask[5] && objective.term.with_one_sigma();
   const double grad_one_log_sigma = backward(objective, grad_loss, grads, one_log_sigma);
   if (grads.kl.defined()) {

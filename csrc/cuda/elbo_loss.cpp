@@ -145,9 +145,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elbo_loss_backward_cu
                              {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta}});
   check_grad_loss(objective, grad_loss);
   const ReconstructionTerm& term = objective.term;
-  const Gradients grads{like_if(output_mask[0], recon),        like_if(output_mask[1], target),
-                        like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
-                        like_if(output_mask[4], objective.kl), log_sigma_buffer(output_mask[5], term)};
+  const Gradients grads{
+      like_if(output_mask[0], recon),        like_if(objective.wants_grad_target(output_mask[1]), target),
+      like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
+      like_if(output_mask[4], objective.kl), log_sigma_buffer(output_mask[5], term)};
   const Tensor of_sums = backward(objective, grad_loss, grads, /*nothing_if_one=*/false,
                                   output_mask[5] && term.with_one_sigma() && term.log_sigma.defined());
   const Tensor grad_log_sigma = log_sigma_gradient(output_mask[5], term, grads.log_sigma, of_sums);

@@ -46,8 +46,9 @@ __device__ __forceinline__ TermSums term_of_unit(const ElboLossTermParams& launc
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
       const auto element = term(recon[e], target[e], log_sigma[e]);
-      values[e] = weight[e] * element.value;
-      slopes[e] = weight[e] * element.to_log_sigma;
+      // Elements that are none have the weight 0, but what they would be may be infinite or no number.
+      values[e] = cursor.has(e) ? weight[e] * element.value : T(0);
+      slopes[e] = cursor.has(e) ? weight[e] * element.to_log_sigma : T(0);
       weight[e] *= item_weight;
       recon[e] = weight[e] * element.to_recon;
       target[e] = weight[e] * element.to_target;

@@ -114,6 +114,21 @@ struct VectorAccess {
   };
 };
 
+// The same for a posterior whose scale is stored in any form, with a temperature and a mask: one kernel for contiguous
+// operands and rows. A prior beside it is not clamped.
+constexpr int kTransformingGroup = 8;
+template <int kSize>
+struct TransformingVectors : VectorAccess<kSize, true> {
+  static constexpr bool kTransforms = true;
+  static constexpr bool kClamps = false;
+};
+
+// Whether every operand can be moved in vectors of the type that it has when the kernel runs.
+inline bool vectorizes_as_stored(const Extent& extent, int group, std::initializer_list<const Operand*> operands) {
+  return std::all_of(operands.begin(), operands.end(),
+                     [&](const Operand* operand) { return vectorizes(extent, group, {{*operand, operand->type}}); });
+}
+
 // body(Access) for the access to vectors of operands of this extent, whose logvar may be clamped.
 template <int kGroup, class Body>
 void with_vectors(const Extent& extent, bool clamped, Body body) {

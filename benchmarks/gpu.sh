@@ -86,10 +86,24 @@ find_sanitizer() {
     return 1
 }
 
+# setuptools before 77 knows no license by its identifier alone, and none can be fetched where there is no network: it
+# builds from a copy that says the same in the older form.
+for_old_setuptools() {
+    mkdir "$work/source"
+    tar --create --directory "$repository" --exclude=./.git --exclude=./build --exclude='*.so' \
+        --exclude=_build_stamp.json . | tar --extract --directory "$work/source"
+    sed -i -e 's/^license = "\(.*\)"$/license = { text = "\1" }/' -e '/^license-files = /d' "$work/source/pyproject.toml"
+}
+
 build() {
+    local source=$repository
+    if "$python" -c 'import setuptools, sys; sys.exit(int(setuptools.__version__.split(".")[0]) >= 77)'; then
+        for_old_setuptools || { record build "FAILED: the source could not be copied" 0; failed=1; return 1; }
+        source=$work/source
+    fi
     run_step build 210 build.log env TORCH_CUDA_ARCH_LIST="$architecture" FORCE_CUDA=1 MAX_JOBS="$(nproc)" \
         "$python" -m pip install -v --no-index --no-build-isolation --no-deps --no-cache-dir \
-        --disable-pip-version-check --target "$work/site" "$repository" || return 1
+        --disable-pip-version-check --target "$work/site" "$source" || return 1
     run_step import 30 build.log "$python" -c '
 import sys, vae_fused
 build = vae_fused.build_info()

@@ -176,11 +176,12 @@ def test_aligned_operands_move_in_vectors(
 
 def test_operands_that_are_no_vectors_beside_some_that_are(emulation: ctypes.CDLL) -> None:
     mu, raw = torch.rand(6, 16), torch.rand(6, 16) + 0.2
-    of_rows = torch.rand(6, 1)  # one factor for all elements of a row
     misaligned = torch.rand(97)[1:].view(6, 16)
-    for mask in (of_rows, misaligned, misaligned > 0.5, torch.rand(97)[1:].view(6, 16) > 0.5):
+    # One factor for all elements of a row is read once for a vector.
+    for mask, vectors in ((torch.rand(6, 1), True), (torch.rand(6, 1) > 0.5, True), (misaligned, False)):
         arguments = (mu, raw, None, None, "sample")
         value = emulated("kl_divergence", *arguments, mask=mask, parameterization="std")
+        assert_vectors(emulation, vectors)
         assert_agree(value, on_cpu("kl_divergence", *arguments, mask=mask, parameterization="std"))
     half, grad = mu.half(), torch.rand(6, 16).half()
     backward = (grad, half, raw.half(), None, None, "none", (True,) * 4)

@@ -103,8 +103,8 @@ VECTOR_BOUNDS = [
     Bound(KL, HALF + ", false", 3, 4, 2, 21, 24),
     Bound(KL, FLOAT + ", true", 3, 5, 4, 72, 85),
     Bound(KL, HALF + ", true", 2, 6, 4, 72, 78),
-    # A scale in any form: its shortest way. Where a load of float32's second half is skipped by a predicate alone, it is
-    # counted, so that the way with every operand is that with the most loads of these.
+    # A scale in any form: the shortest way. Loads of float32's second half that a predicate skips are counted, so the
+    # way with every operand is that with the most of them.
     Bound(SAMPLE, ANY + MANY, 2, 2, 1, 53, 53, unrolled=(1,)),
     Bound(SAMPLE, ANY + WITH_KL, 2, 2, 1, 85, 85, unrolled=(1,)),
     Bound(SAMPLE_BACKWARD, ANY + MANY, 2, 2, 2, 64, 64, unrolled=(1,)),

@@ -208,6 +208,7 @@ template <Draw kDraw, class Launch>
 void start_transforming(const Launch& launch, const LaunchSite& site, std::initializer_list<const Operand*> operands) {
   if (launch.p.wide) return start<kGenericDraw<kDraw>, TransformingAccess<double, 2>, double>(launch, site);
   if (noise_aligned(launch, kTransformingGroup) &&
+      vectorizes_or_repeats(launch.p.extent, kTransformingGroup, launch.p.mask) &&
       vectorizes_as_stored(launch.p.extent, kTransformingGroup, operands)) {
     return start<kGenericDraw<kDraw>, TransformingVectors<kTransformingGroup>, AnyStorage>(launch, site);
   }
@@ -245,14 +246,14 @@ void launch_reparameterize(const ReparameterizeParams& p, const KeySource& sourc
                            const Summation& sum, const LaunchSite& site) {
   ForwardLaunch launch{p, source, work, sum};
   give_rank(launch.p.extent);
-  start_for(launch, sum.out != nullptr, site, {&p.mu, &p.logvar, &p.z, &p.mask});
+  start_for(launch, sum.out != nullptr, site, {&p.mu, &p.logvar, &p.z});
 }
 
 void launch_reparameterize_backward(const ReparameterizeBackwardParams& p, const Work& work, const LaunchSite& site) {
   BackwardLaunch launch{p, {}, work};
   launch.source.given = p.key;
   give_rank(launch.p.extent);
-  start_for(launch, p.has_kl, site, {&p.mu, &p.logvar, &p.grad_z, &p.grad_mu, &p.grad_logvar, &p.mask});
+  start_for(launch, p.has_kl, site, {&p.mu, &p.logvar, &p.grad_z, &p.grad_mu, &p.grad_logvar});
 }
 
 }  // namespace vae_fused

@@ -132,7 +132,7 @@ sanitize() { # TOOL OPTIONS...
         ours=(--kernel-regex kns=vae_fused)
     fi
     # Without PyTorch's caching allocator every tensor is an allocation of its own, whose bounds memcheck knows.
-    run_step "$tool" 45 sanitizer.log env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+    run_step "$tool" 60 sanitizer.log env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
         "$sanitizer" --tool "$tool" --error-exitcode 99 "${ours[@]}" "$@" "$python" "$repository/benchmarks/sanitizer_selection.py"
 }
 

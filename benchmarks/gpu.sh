@@ -7,8 +7,9 @@
 # tests, compute-sanitizer and the GPU benchmarks. Each step has a time limit and a log, and a failing one does not stop
 # the others. OUT_DIR gets results.json, summary.md, tests.xml and the logs; the exit status is 1 if any step failed.
 #
-# Needs python3 with a CUDA build of torch, setuptools, pip and pytest, and the CUDA toolkit. PYTHON names another
-# interpreter; VAE_FUSED_COMMIT gives the commit where the source is a copy without its git history.
+# Needs python3 with a CUDA build of torch, setuptools, ninja, pip, pytest and hypothesis, and the CUDA toolkit; with
+# pytest-xdist the tests share the processor's cores. PYTHON names another interpreter; VAE_FUSED_COMMIT gives the commit
+# where the source is a copy without its git history.
 set -u -o pipefail
 
 usage() {
@@ -54,7 +55,8 @@ run_step() { # NAME LIMIT_SECONDS LOG COMMAND...
     fi
     if ((limit > left)); then limit=$left; fi
     printf '\n===== %s: %s\n' "$name" "$*" >>"$log"
-    timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1
+    # An interrupt first: pytest still writes what it has.
+    timeout --signal=INT --kill-after=10 "$limit" "$@" >>"$log" 2>&1
     code=$?
     case $code in
         0) record "$name" ok $((SECONDS - start)) ;;
@@ -84,10 +86,24 @@ find_sanitizer() {
     return 1
 }
 
+# setuptools before 77 knows no license by its identifier alone, and none can be fetched where there is no network: it
+# builds from a copy that says the same in the older form.
+for_old_setuptools() {
+    mkdir "$work/source"
+    tar --create --directory "$repository" --exclude=./.git --exclude=./build --exclude='*.so' \
+        --exclude=_build_stamp.json . | tar --extract --directory "$work/source"
+    sed -i -e 's/^license = "\(.*\)"$/license = { text = "\1" }/' -e '/^license-files = /d' "$work/source/pyproject.toml"
+}
+
 build() {
-    run_step build 180 build.log env TORCH_CUDA_ARCH_LIST="$architecture" FORCE_CUDA=1 MAX_JOBS="$(nproc)" \
+    local source=$repository
+    if "$python" -c 'import setuptools, sys; sys.exit(int(setuptools.__version__.split(".")[0]) >= 77)'; then
+        for_old_setuptools || { record build "FAILED: the source could not be copied" 0; failed=1; return 1; }
+        source=$work/source
+    fi
+    run_step build 210 build.log env TORCH_CUDA_ARCH_LIST="$architecture" FORCE_CUDA=1 MAX_JOBS="$(nproc)" \
         "$python" -m pip install -v --no-index --no-build-isolation --no-deps --no-cache-dir \
-        --disable-pip-version-check --target "$work/site" "$repository" || return 1
+        --disable-pip-version-check --target "$work/site" "$source" || return 1
     run_step import 30 build.log "$python" -c '
 import sys, vae_fused
 build = vae_fused.build_info()
@@ -96,23 +112,33 @@ sys.exit(0 if build["extension"] and build["cuda"] else "the build has no CUDA k
 }
 
 cuda_tests() {
+    local workers=()
+    # Ten thousand small tests wait for the host, not for the GPU: several processes, each with a context of its own, so
+    # that a kernel that faults spoils the tests of one of them alone.
+    if "$python" -c 'import xdist' 2>/dev/null; then workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))"); fi
     # vae_fused is imported first: pytest may put the source tree, which has no kernels, in front of the search path.
-    run_step tests 90 tests.log "$python" -c '
+    # Compilers and math libraries of every process would else start a thread for every core.
+    run_step tests 130 tests.log env OMP_NUM_THREADS=2 TORCHINDUCTOR_COMPILE_THREADS=1 "$python" -c '
 import sys, pytest, vae_fused
-sys.exit(pytest.main(sys.argv[1:]))' "$repository/tests" -m gpu -q -p no:cacheprovider --junitxml="$out/tests.xml"
+sys.exit(pytest.main(sys.argv[1:]))' "$repository/tests" -m gpu -q -p no:cacheprovider --junitxml="$out/tests.xml" \
+        "${workers[@]}"
 }
 
 sanitize() { # TOOL OPTIONS...
-    local tool=$1
+    local tool=$1 ours=()
     shift
+    # Only our kernels are slowed down where the tool can be told so. initcheck has to see who writes what they read.
+    if [[ $tool != initcheck ]] && "$sanitizer" --help 2>&1 | grep -q -e --kernel-regex; then
+        ours=(--kernel-regex kns=vae_fused)
+    fi
     # Without PyTorch's caching allocator every tensor is an allocation of its own, whose bounds memcheck knows.
-    run_step "$tool" 45 sanitizer.log env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-        "$sanitizer" --tool "$tool" --error-exitcode 99 "$@" "$python" "$repository/benchmarks/sanitizer_selection.py"
+    run_step "$tool" 60 sanitizer.log env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+        "$sanitizer" --tool "$tool" --error-exitcode 99 "${ours[@]}" "$@" "$python" "$repository/benchmarks/sanitizer_selection.py"
 }
 
 benchmarks() {
     local limit=$(($(seconds_left) - 10))
-    if ((limit > 170)); then limit=170; fi
+    if ((limit > 150)); then limit=150; fi
     # The script is asked to begin no case in its last seconds, so that the limit cuts none short.
     run_step benchmarks "$limit" benchmarks.log \
         "$python" "$repository/benchmarks/gpu_benchmark.py" "$out" --seconds $((limit > 40 ? limit - 25 : 15))

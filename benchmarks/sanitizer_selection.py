@@ -130,6 +130,33 @@ def _check_loss(label: str, make: Callable[[], Tensor], latents: Inputs) -> int:
     return count + _compare("elbo_loss", label, given_kl, dtype)
 
 
+def _check_forms(label: str, latents: Inputs) -> int:
+    """A scale in another form, a temperature, and a mask of elements or of items."""
+    mu, raw = latents["mu"], latents["logvar"].abs() + 0.1
+    count, form = 0, {"parameterization": "softplus_std", "epsilon": 0.01}
+    for mask in (torch.rand(mu.shape) < 0.5, torch.rand(mu.shape[0], *(1,) * (mu.dim() - 1)) < 0.5):
+        masked = {"mu": mu, "logvar": raw, "mask": mask}
+        count += _compare("kl_divergence", label, masked, mu.dtype, reduction="sample", **form)
+        count += _compare("reparameterize_with_kl", label, {**masked, "key": _one_key()}, mu.dtype, **form)
+    drawn = {"mu": mu, "logvar": raw, "key": _one_key()}
+    return count + _compare("reparameterize", label, drawn, mu.dtype, num_samples=2, temperature=0.5, **form)
+
+
+def _check_terms(label: str, make: Callable[[], Tensor], latents: Inputs) -> int:
+    """Other reconstruction terms, with weights of elements or of items, and with a sigma an element."""
+    batch, dtype = {"recon": make(), "target": make(), **latents}, latents["mu"].dtype
+    of_items = torch.rand(batch["recon"].shape[0], *(1,) * (batch["recon"].dim() - 1)) < 0.5
+    calls: tuple[tuple[str, Inputs], ...] = (
+        ("l1", {"weight": of_items}),
+        ("mse", {"weight": torch.rand(batch["recon"].shape) < 0.5}),
+        ("gaussian_nll", {"log_sigma": make()}),
+        ("laplace_nll", {"log_sigma": torch.tensor(-0.5)}),
+    )
+    return sum(
+        _compare("elbo_loss", label, {**batch, **extra}, dtype, recon_loss=recon_loss) for recon_loss, extra in calls
+    )
+
+
 def _check_normals(dtype: torch.dtype) -> int:
     requests = ((_one_key(), (1,)), (_one_key(), (4099,)), (_key_per_item(2), (2, 3, 5)))
     return sum(
@@ -148,6 +175,8 @@ def check_selection() -> int:
             label = f"{shape} {dtype} {layout}"
             latents = {"mu": make(), "logvar": make()}
             count += _check_sampling(label, latents) + _check_kl(label, latents) + _check_loss(label, make, latents)
+            if layout == "contiguous" and dtype in (torch.float32, torch.bfloat16):
+                count += _check_forms(label, latents) + _check_terms(label, make, latents)
     return count
 
 

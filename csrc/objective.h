@@ -78,6 +78,8 @@ struct Objective {
   }
 
   bool by_item() const { return reduction == Reduction::kSample; }
+  // Bytes have no gradient, whatever the caller asks for.
+  bool wants_grad_target(bool asked) const { return asked && target.is_floating_point(); }
   int64_t batch() const { return recon.size(0); }
   // How the sums are cut: one for each item, or one for all.
   int64_t sums() const { return by_item() ? batch() : 1; }

@@ -64,9 +64,10 @@ struct ObjectiveOperators {
     const Guard guard(a.recon.device());
     const Objective objective(a);
     check_grad_loss(objective, grad_loss);
-    const Gradients grads{like_if(output_mask[0], a.recon),      like_if(output_mask[1], a.target),
-                          like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
-                          like_if(output_mask[4], objective.kl), log_sigma_buffer(output_mask[5], objective.term)};
+    const Gradients grads{
+        like_if(output_mask[0], a.recon),      like_if(objective.wants_grad_target(output_mask[1]), a.target),
+        like_if(output_mask[2], objective.mu), like_if(output_mask[3], objective.logvar),
+        like_if(output_mask[4], objective.kl), log_sigma_buffer(output_mask[5], objective.term)};
     const auto of_one = Device::backward(objective, grad_loss, grads, /*nothing_if_one=*/false,
                                          has_one_log_sigma(output_mask[5], objective.term));
     const Tensor grad_log_sigma = log_sigma_gradient(output_mask[5], objective.term, grads.log_sigma, of_one);

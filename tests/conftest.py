@@ -29,6 +29,13 @@ def fixed_seed() -> None:
     torch.manual_seed(20240607)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def exact_convolutions() -> None:
+    """On a GPU a convolution would else round float32 to ten bits, and sum its gradients in an order of its own."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a short training run left."""

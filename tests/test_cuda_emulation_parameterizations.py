@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from cuda_emulation.harness import DTYPES, KEY, assert_agree, emulated, emulating, latents, needs_emulation, on_cpu
+from cuda_emulation.harness import DTYPES, KEY, LOW, assert_agree, emulated, emulating, latents, needs_emulation, on_cpu
 from helpers.posteriors import CLAMP, CLAMPS, PARAMETERIZATIONS, Form, mask_of
 from torch.utils._pytree import tree_leaves
 
@@ -51,7 +51,11 @@ def assert_noisy_agree(actual: Any, expected: Any) -> None:
 
 
 def assert_transforms(library: ctypes.CDLL, wanted: bool = True) -> None:
-    assert (b"TransformingAccess" in library.emulated_launcher()) is wanted
+    assert (b"= vae_fused::Transforming" in library.emulated_launcher()) is wanted
+
+
+def assert_vectors(library: ctypes.CDLL, wanted: bool) -> None:
+    assert (b"TransformingVectors" if wanted else b"TransformingAccess") in library.emulated_launcher()
 
 
 @on_dtypes
@@ -114,3 +118,73 @@ def test_errors_are_those_of_the_cpu() -> None:
         emulated("reparameterize", mu, mu, KEY, temperature=-1.0)
     with pytest.raises(ValueError, match="mask must be broadcastable"):
         emulated("reparameterize_with_kl", mu, mu, KEY, mask=torch.ones(3))
+
+
+# Contiguous ones of whole and of ragged vectors, rows of whole vectors; a misaligned base, and rows that end inside.
+VECTORS = {
+    "contiguous": (lambda t: t[:, :16].contiguous(), True),
+    "ragged": (lambda t: t[:, :13].contiguous(), True),
+    "many pieces": (lambda t: t.repeat(1, 300)[:, :4099].contiguous(), True),
+    "rows": (lambda t: t[:, 16:], True),
+    "misaligned": (lambda t: t.flatten()[1:97].view(6, 16), False),
+    "ragged rows": (lambda t: t[:, :13], False),
+    "transposed": (lambda t: t.t(), False),
+}
+SOME_FORMS = [Form("softplus_std", 0.01), Form("std"), Form("logvar", 0.0, CLAMP, "soft"), Form("var", 0.0, CLAMP)]
+
+
+@pytest.mark.parametrize(("cut", "vectors"), VECTORS.values(), ids=VECTORS)
+@pytest.mark.parametrize("form", SOME_FORMS, ids=str)
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_aligned_operands_move_in_vectors(
+    emulation: ctypes.CDLL,
+    form: Form,
+    dtype: torch.dtype,
+    cut: Callable[[torch.Tensor], torch.Tensor],
+    vectors: bool,
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    mu, raw = (cut((torch.rand(6, 32, generator=generator) + 0.2).to(dtype)) for _ in range(2))
+    weights = cut(torch.rand(6, 32, generator=generator))
+    for mask in (None, weights, weights > 0.5):
+        scale = {**form.for_operator, "mask": mask}
+
+        def check(name: str, *arguments: Any, noisy: bool, **others: Any) -> Any:
+            actual = emulated(name, *arguments, **others)
+            assert_vectors(emulation, vectors)
+            compare = assert_noisy_agree if noisy else assert_agree
+            compare(actual, on_cpu(name, *arguments, **others))
+            return actual
+
+        z, kl = check("reparameterize_with_kl", mu, raw, KEY, noisy=True, **scale)
+        check("reparameterize_backward", z, kl, mu, raw, KEY, None, (True, True), noisy=True, **scale)
+        for prior, reduction in (((None, None), "sample"), ((mu, mu), "none"), ((None, mu), "mean")):
+            value = check("kl_divergence", mu, raw, *prior, reduction, noisy=False, **scale)
+            arguments = (torch.full_like(value, 0.75), mu, raw, *prior, reduction, (True,) * 4)
+            check("kl_divergence_backward", *arguments, noisy=False, **scale)
+    scale = {**form.for_operator, "temperature": 0.5}
+    for samples in (None, 1, 2):
+        aligned = vectors and (samples != 2 or mu.numel() % 8 == 0)
+        z = emulated("reparameterize", mu, raw, KEY, num_samples=samples, **scale)
+        assert_vectors(emulation, aligned)
+        assert_noisy_agree(z, on_cpu("reparameterize", mu, raw, KEY, num_samples=samples, **scale))
+        arguments = (z, None, None, raw, KEY, samples, (True, True))
+        gradients = emulated("reparameterize_backward", *arguments, **scale)
+        assert_vectors(emulation, aligned)
+        assert_noisy_agree(gradients, on_cpu("reparameterize_backward", *arguments, **scale))
+
+
+def test_operands_that_are_no_vectors_beside_some_that_are(emulation: ctypes.CDLL) -> None:
+    mu, raw = torch.rand(6, 16), torch.rand(6, 16) + 0.2
+    misaligned = torch.rand(97)[1:].view(6, 16)
+    # One factor for all elements of a row is read once for a vector.
+    for mask, vectors in ((torch.rand(6, 1), True), (torch.rand(6, 1) > 0.5, True), (misaligned, False)):
+        arguments = (mu, raw, None, None, "sample")
+        value = emulated("kl_divergence", *arguments, mask=mask, parameterization="std")
+        assert_vectors(emulation, vectors)
+        assert_agree(value, on_cpu("kl_divergence", *arguments, mask=mask, parameterization="std"))
+    half, grad = mu.half(), torch.rand(6, 16).half()
+    backward = (grad, half, raw.half(), None, None, "none", (True,) * 4)
+    gradients = emulated("kl_divergence_backward", *backward, parameterization="std")
+    assert_vectors(emulation, False)  # a gradient in the type of mu, where float32 is usual
+    assert_agree(gradients, on_cpu("kl_divergence_backward", *backward, parameterization="std"))

@@ -158,3 +158,43 @@ def test_empty_tensors(term: TermCase, shape: tuple[int, ...]) -> None:
             on_cpu("elbo_loss_backward", *backward, **settings),
             False,
         )
+
+
+@pytest.mark.parametrize("recon_loss", ["gaussian_nll", "laplace_nll"])
+def test_elements_beyond_the_end_add_nothing_whatever_sigma_is(recon_loss: str) -> None:
+    """The last of 11 elements share their vector with five that are none, and 1 / sigma is infinite."""
+    recon, zero = torch.ones(1, 11), torch.zeros(1, 1)
+    arguments = (recon, torch.zeros_like(recon), zero, zero, None, 1.0, None, recon_loss, "sum")
+    loss, *_ = emulated("elbo_loss", *arguments, log_sigma_value=-100.0)
+    assert loss.item() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("shape", "vectors"), [((4, 32), True), ((4, 1), True), ((1, 32), True), ((1, 1), False), ((4, 33), False)], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_weights_and_sigmas_beside_vectors(
+    emulation: ctypes.CDLL, shape: tuple[int, int], vectors: bool, dtype: torch.dtype
+) -> None:
+    """One an element, a row or a column; and where it is one for all, or rows end inside of a vector."""
+    rows, columns = 4, max(shape[1], 32)
+    recon, target = (torch.rand(rows, columns).to(dtype) for _ in range(2))
+    latent = torch.zeros(rows, 2, dtype=dtype)
+    factors = torch.rand(shape) if shape[1] != 33 else torch.rand(4, 40)[:, :33]
+    arguments = (recon, target, latent, latent, None, 1.0, None)
+    for recon_loss, settings in (
+        ("mse", {"weight": factors}),
+        ("mse", {"weight": factors > 0.5}),
+        ("gaussian_nll", {"log_sigma": factors.expand(shape).to(dtype)}),
+        ("laplace_nll", {"weight": factors, "log_sigma": -factors}),
+    ):
+        if ("log_sigma" in settings and shape == (1, 1)) or (shape[1] == 33 and settings.get("weight") is not factors):
+            continue  # one sigma, which is no operand; a factor that was made contiguous
+        for reduction in ("sum", "sample"):
+            call = (*arguments, recon_loss, reduction)
+            compare(emulated("elbo_loss", *call, **settings), on_cpu("elbo_loss", *call, **settings), mixed=False)
+            assert (b"VectorAccess" in emulation.emulated_launcher()) is vectors
+            grad = torch.full((rows,) if reduction == "sample" else (), 0.5)
+            wanted = (True, True, False, False, False, "log_sigma" in settings)
+            gradients = [of("elbo_loss_backward", grad, *call, wanted, **settings) for of in (emulated, on_cpu)]
+            compare(*gradients, mixed=False)

@@ -27,7 +27,7 @@ def on_empty(test):
 
 def same(actual, expected):
     assert actual.shape == expected.shape
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(actual.cpu().double(), expected.double(), rtol=0, atol=0, equal_nan=True)
 
 
 def zeros(shape, dtype, device):

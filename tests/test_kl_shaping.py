@@ -30,7 +30,10 @@ FORMULAS = {
         vf.FreeBits(2.3, per="group", group_dims=(2, 3)),
         lambda kl: kl.sum(1).mean(0).clamp(min=2.3).sum(),
     ),
-    "total below": (vf.FreeBits(1000.0, per="total"), lambda kl: torch.full((), 1000.0, dtype=kl.dtype)),
+    "total below": (
+        vf.FreeBits(1000.0, per="total"),
+        lambda kl: torch.full((), 1000.0, dtype=kl.dtype, device=kl.device),
+    ),
     "total above": (vf.FreeBits(1.0, per="total"), lambda kl: kl.flatten(1).sum(1).mean()),
     "total of an item": (
         vf.FreeBits(25.0, per="total", over="item"),
@@ -173,7 +176,7 @@ def test_gradcheck(device, shaping, formula):
 
 def test_nats_may_be_learned(device):
     kl = elements_of(*latents(SHAPE, torch.float64, device))
-    nats = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    nats = torch.tensor(0.4, dtype=torch.float64, device=device, requires_grad=True)
     assert gradcheck(lambda nats: vf.shape_kl(kl, vf.FreeBits(nats)), (nats,))
 
 

@@ -9,13 +9,13 @@ import torch
 from helpers import eager
 from helpers.inputs import SHAPES, latents
 from helpers.tolerances import (
-    ARITHMETIC,
     DTYPES,
-    LOSS,
     accumulation_dtype,
+    approximates,
+    arithmetic_error,
     assert_as_good_as_eager,
-    assert_loss_close,
     assert_rounded_once,
+    loss_error,
 )
 
 import vae_fused as vf
@@ -38,7 +38,7 @@ def test_values_and_gradients(device, dtype, shape, reduction):
     if reduction == "none":
         assert_rounded_once(ours, truth, 0.5 * (mu.double() ** 2 + logvar.double().exp() + 2))
     else:
-        rtol = LOSS[ours.dtype]
+        rtol = loss_error(ours.dtype, ours.device)
         torch.testing.assert_close(ours.double(), truth, rtol=rtol, atol=4 * rtol if reduction == "sample" else 0)
 
     leaves, true_leaves = eager.leaves(mu, logvar), eager.leaves(mu, logvar, dtype=F64)
@@ -100,7 +100,7 @@ def test_tiny_logvar_is_relatively_exact(device, dtype, op):
     else:
         ours = vf.kl_divergence(mu, logvar, reduction=op).view_as(mu)
     error = (ours.double() / divergence_by_series(logvar) - 1).abs().max().item()
-    assert error <= ARITHMETIC[dtype]
+    assert error <= arithmetic_error(dtype, device)
 
 
 @BOTH
@@ -121,11 +121,13 @@ def test_logvar_over_its_whole_range(device, dtype):
     ours = vf.kl_divergence(torch.zeros_like(logvar), logvar, reduction="none")
     x = logvar.double()
     truth = torch.where(x.abs() < 0.1, divergence_by_series(logvar), 0.5 * (torch.expm1(x) - x))
-    assert_loss_close(ours, truth)
+    # An approximate power of two is wrong by its argument's rounding too, and e^x is its square.
+    of_range = x.abs().max().item() * 2.0**-25 if approximates(device) and dtype == F32 else 0.0
+    torch.testing.assert_close(ours.double(), truth, rtol=loss_error(dtype, device) + 2 * of_range, atol=1e-30)
     sigma = vf.reparameterize(torch.zeros_like(logvar), logvar, key=torch.tensor([1, 1], dtype=torch.uint64).to(device))
     noise = vf.standard_normal(torch.tensor([1, 1], dtype=torch.uint64).to(device), (5001,), dtype=dtype)
     ratio = sigma.double() / noise.double() / torch.exp(0.5 * x) - 1
-    assert ratio.abs().max().item() <= ARITHMETIC[dtype]
+    assert ratio.abs().max().item() <= arithmetic_error(dtype, device) + of_range
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -152,4 +154,6 @@ def test_agrees_with_the_reference(device, dtype, reduction):
     mu, logvar = latents((5, 3, 4), dtype, device)
     ours, reference = (api.kl_divergence(mu, logvar, reduction=reduction) for api in (vf, vf.reference))
     assert ours.dtype == reference.dtype
-    torch.testing.assert_close(ours, reference, rtol=2 * LOSS[ours.dtype], atol=LOSS[ours.dtype])
+    torch.testing.assert_close(
+        ours, reference, rtol=2 * loss_error(ours.dtype, ours.device), atol=loss_error(ours.dtype, ours.device)
+    )

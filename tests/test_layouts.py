@@ -7,7 +7,7 @@ import torch
 from helpers import eager
 from helpers.inputs import images, key_of, keys_of, latents
 from helpers.layouts import LAYOUTS
-from helpers.tolerances import LOSS
+from helpers.tolerances import between_kernels, loss_error
 
 import vae_fused as vf
 
@@ -32,12 +32,12 @@ def compare(function, tensors, layout, other=None, exact=True):
     outputs = [o if isinstance(o, tuple) else (o,) for o in outputs]
     for a, b in zip(*outputs, strict=True):
         # Sums may add in another order: the fixed one of this layout.
-        tolerance = dict(rtol=0, atol=0) if exact else dict(rtol=LOSS[a.dtype], atol=0)
+        tolerance = between_kernels(a.dtype, a.device) if exact else dict(rtol=loss_error(a.dtype, a.device), atol=0)
         torch.testing.assert_close(a, b, **tolerance)
     weights = [torch.randn(o.shape, dtype=o.dtype).to(o.device) for o in outputs[0]]
     gradients = [torch.autograd.grad(o, leaves, weights) for o, leaves in zip(outputs, (strided, copies), strict=True)]
     for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        torch.testing.assert_close(a, b, **between_kernels(a.dtype, a.device))
 
 
 @on_layouts

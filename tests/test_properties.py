@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from helpers import eager
 from helpers.strategies import dtypes, keys, operands, shapes
-from helpers.tolerances import LOSS, ROUNDING, UNDERFLOW, accumulation_dtype, normal_error
+from helpers.tolerances import ROUNDING, UNDERFLOW, accumulation_dtype, loss_error, normal_error
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def test_reparameterize_with_kl(data):
     z, kl = vf.reparameterize_with_kl(mu, logvar, key=key)
     assert torch.equal(z, vf.reparameterize(mu, logvar, key=key))
     truth = eager.kl_divergence(mu.double(), logvar.double(), reduction="sample")
-    assert_close(kl, truth, 2 * LOSS[kl.dtype], 1.0)
+    assert_close(kl, truth, 2 * loss_error(kl.dtype, kl.device), 1.0)
 
 
 @given(st.data())
@@ -82,12 +82,12 @@ def test_kl_divergence(data):
     ours, our_gradients = run(vf.kl_divergence, dtype)
     truth, true_gradients = run(eager.kl_divergence, F64)
     assert ours.dtype == accumulation_dtype(dtype)
-    assert_close(ours, truth, 8 * LOSS[ours.dtype], 1.0)
+    assert_close(ours, truth, 8 * loss_error(ours.dtype, ours.device), 1.0)
     for mine, true in zip(our_gradients, true_gradients, strict=True):
         assert mine.dtype == dtype
         # A prior shared by n elements adds up n gradients, each rounded to the dtype.
         scale = 30 * max(mu.numel() / max(true.numel(), 1), 1)
-        assert_close(mine, true, 2 * ROUNDING[dtype] + 8 * LOSS[accumulation_dtype(dtype)], scale)
+        assert_close(mine, true, 2 * ROUNDING[dtype] + 8 * loss_error(accumulation_dtype(dtype)), scale)
 
 
 @given(st.data())
@@ -111,7 +111,7 @@ def test_elbo_loss(data):
 
     ours, our_gradients = run(lambda *o: vf.elbo_loss(*o[:4], beta=beta, reduction=o[4], return_terms=True), None)
     truth, true_gradients = run(lambda *o: eager.elbo_terms(*o[:4], beta=beta, reduction=o[4]), F64)
-    arithmetic = LOSS[torch.float64 if all(d == F64 for d in cast) else torch.float32]
+    arithmetic = loss_error(torch.float64 if all(d == F64 for d in cast) else torch.float32)
     for mine, true in zip(ours, truth, strict=True):
         assert mine.dtype == accumulation_dtype(*cast)
         assert_close(mine, true, 2 * arithmetic, 1.0)

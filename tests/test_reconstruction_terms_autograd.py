@@ -10,7 +10,7 @@ from helpers.eager import REDUCTIONS
 from helpers.layouts import LAYOUTS
 from helpers.terms import TERMS, TermCase, eager_terms, on_formulas, on_terms, operands_of
 from helpers.threads import threads
-from helpers.tolerances import ARITHMETIC, HALF_TYPES, ROUNDING, UNDERFLOW
+from helpers.tolerances import HALF_TYPES, ROUNDING, UNDERFLOW, arithmetic_error
 from torch.autograd import gradcheck, gradgradcheck
 
 import vae_fused as vf
@@ -63,7 +63,9 @@ def test_gradients_are_as_good_as_eager(device, term, dtype, weight):
             # log sigma, of the numbers near 1 that are added.
             size = max(expected.abs().max().item(), operands.recon.numel() / leaf.numel() / 6)
             rounding = (
-                ROUNDING[dtype] * expected.abs().max().item() + UNDERFLOW[dtype] + ARITHMETIC[torch.float32] * size
+                ROUNDING[dtype] * expected.abs().max().item()
+                + UNDERFLOW[dtype]
+                + arithmetic_error(torch.float32, device) * size
             )
             assert error <= max(2.0 * eager_error, rounding), (error, eager_error)
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from helpers.terms import elements
-from helpers.tolerances import ARITHMETIC, DTYPES, ROUNDING, UNDERFLOW, accumulation_dtype
+from helpers.tolerances import DTYPES, ROUNDING, UNDERFLOW, accumulation_dtype, arithmetic_error
 
 import vae_fused as vf
 
@@ -33,7 +33,7 @@ def assert_right(ours, truth, size):
     assert ours.isfinite().all()
     allowed = ROUNDING[ours.dtype] * truth.abs() + UNDERFLOW[ours.dtype]
     # Below the smallest normal number of float32 an exponential is 0.
-    allowed = allowed + ARITHMETIC[accumulation_dtype(ours.dtype)] * size + 1.2e-38
+    allowed = allowed + arithmetic_error(accumulation_dtype(ours.dtype), ours.device) * size + 1.2e-38
     assert ((ours.double() - truth).abs() <= allowed).all(), (ours, truth)
 
 

@@ -10,7 +10,7 @@ from helpers.eager import REDUCTIONS, reduce
 from helpers.inputs import SHAPES
 from helpers.layouts import LAYOUTS
 from helpers.terms import TERMS, TermCase, eager_terms, elements, on_formulas, on_terms, operands_of
-from helpers.tolerances import DTYPES, LOSS
+from helpers.tolerances import DTYPES, loss_error
 
 import vae_fused as vf
 
@@ -65,7 +65,7 @@ def test_low_precision_is_as_good_as_eager(device, api, term, dtype):
     for ours, eager, expected in zip(call(api, operands, 1.0), eager_terms(operands), eager_terms(exact), strict=True):
         assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         error, eager_error = ((value.double() - expected).abs().item() for value in (ours, eager))
-        assert error <= max(2.0 * eager_error, LOSS[ours.dtype] * size), (error, eager_error)
+        assert error <= max(2.0 * eager_error, loss_error(ours.dtype, ours.device) * size), (error, eager_error)
 
 
 @on_formulas

@@ -83,7 +83,9 @@ def _elbo_loss_(output_mask: Sequence[bool], recon: Tensor, *objective: Any, **t
 def _elbo_loss_backward(
     grad_loss: Tensor, output_mask: Sequence[bool], recon: Tensor, *objective: Any, **term: Any
 ) -> tuple[Tensor | None, ...]:
-    *gradients, to_log_sigma = _gradients(output_mask, (recon, *objective[:4]), recon, term.get("log_sigma"))
+    target, *latents = objective[:4]
+    operands = (recon, target if target.is_floating_point() else None, *latents)  # bytes have no gradient
+    *gradients, to_log_sigma = _gradients(output_mask, operands, recon, term.get("log_sigma"))
     return (*gradients, to_log_sigma if to_log_sigma is None else to_log_sigma.to(term["log_sigma"].dtype))
 
 

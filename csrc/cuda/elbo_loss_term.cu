@@ -32,13 +32,13 @@ __device__ __forceinline__ TermSums term_of_unit(const ElboLossTermParams& launc
       for (int e = 0; e < kGroup; ++e) target[e] = scale * target[e] + shift;
     }
     if (launch.weight.data != nullptr) {
-      cursor.template load<AnyStorageOrBytes>(launch.weight, weight);
+      cursor.template load<AnyStorageOrRepeated>(launch.weight, weight);
     } else {
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) weight[e] = cursor.has(e) ? T(1) : T(0);
     }
     if (launch.log_sigma.data != nullptr) {
-      cursor.template load<AnyStorage>(launch.log_sigma, log_sigma);
+      cursor.template load<AnyStorageOrRepeated>(launch.log_sigma, log_sigma);
     } else {
 #pragma unroll
       for (int e = 0; e < kGroup; ++e) log_sigma[e] = one_log_sigma;
@@ -46,8 +46,9 @@ __device__ __forceinline__ TermSums term_of_unit(const ElboLossTermParams& launc
 #pragma unroll
     for (int e = 0; e < kGroup; ++e) {
       const auto element = term(recon[e], target[e], log_sigma[e]);
-      values[e] = weight[e] * element.value;
-      slopes[e] = weight[e] * element.to_log_sigma;
+      // Elements that are none have the weight 0, but what they would be may be infinite or no number.
+      values[e] = cursor.has(e) ? weight[e] * element.value : T(0);
+      slopes[e] = cursor.has(e) ? weight[e] * element.to_log_sigma : T(0);
       weight[e] *= item_weight;
       recon[e] = weight[e] * element.to_recon;
       target[e] = weight[e] * element.to_target;
@@ -137,11 +138,11 @@ void launch_elbo_loss_term(const ElboLossTermParams& params, const LaunchSite& s
   give_rank(p.latent.extent);
   p.latent_vectors = vectorizes_latents(p.latent);
   if (p.data.wide || p.latent.wide) return start<GenericAccess<double, 1>, AnyTerm<double>>(launch, site);
-  const auto of_any_type = [](const Operand& operand) { return TypedOperand{operand, operand.type}; };
-  if (!vectorizes(p.data.extent, kGroupOfTerm,
-                  {of_any_type(p.data.recon), of_any_type(p.data.target), of_any_type(launch.weight),
-                   of_any_type(launch.log_sigma), of_any_type(p.data.grad_recon), of_any_type(p.data.grad_target),
-                   of_any_type(launch.grad_log_sigma)})) {
+  const ReconstructionParams& data = p.data;
+  if (!vectorizes_or_repeats(data.extent, kGroupOfTerm, launch.weight) ||
+      !vectorizes_or_repeats(data.extent, kGroupOfTerm, launch.log_sigma) ||
+      !vectorizes_as_stored(data.extent, kGroupOfTerm,
+                            {&data.recon, &data.target, &data.grad_recon, &data.grad_target, &launch.grad_log_sigma})) {
     return start<GenericAccess<float, 1>, AnyTerm<float>>(launch, site);
   }
   with_term(launch.settings.formula, [&](auto chosen) {

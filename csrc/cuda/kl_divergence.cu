@@ -43,6 +43,16 @@ void launch_kl_divergence(const KLDivergenceParams& params, const Work& work, co
   give_rank(p.extent);
   if (p.transforms()) {
     if (p.wide) return start<TransformingAccess<double, 1>, double>(launch, site);
+    const auto is_float = [](const Operand& operand) {
+      return operand.data == nullptr || operand.type == ElementType::kFloat;
+    };
+    if (is_float(p.elements) && is_float(p.grad_elements) && p.prior_scale.clamp == ClampKind::kNone &&
+        vectorizes_or_repeats(p.extent, kTransformingGroup, p.mask) &&
+        vectorizes_as_stored(p.extent, kTransformingGroup,
+                             {&p.mu, &p.logvar, &p.prior_mu, &p.prior_logvar, &p.elements, &p.grad_elements, &p.grad_mu,
+                              &p.grad_logvar, &p.grad_prior_mu, &p.grad_prior_logvar})) {
+      return start<TransformingVectors<kTransformingGroup>, AnyStorage>(launch, site);
+    }
     return start<TransformingAccess<float, 1>, float>(launch, site);
   }
   if (p.wide) return start<GenericAccess<double, 1>, double>(launch, site);

@@ -4,6 +4,7 @@
 
 #include "core/kernel_params.h"
 #include "core/logvar_clamp.h"
+#include "cuda/vector_access.h"
 
 namespace vae_fused {
 
@@ -42,7 +43,7 @@ template <class T, int kGroup, class Cursor>
 __device__ __forceinline__ void load_mask(const Operand& mask, const Cursor& cursor, T (&factors)[kGroup]) {
 #pragma unroll
   for (int e = 0; e < kGroup; ++e) factors[e] = T(1);
-  if (mask.data != nullptr) cursor.template load<T>(mask, factors);
+  if (mask.data != nullptr) cursor.template load<AnyStorageOrRepeated>(mask, factors);
 }
 
 }  // namespace vae_fused

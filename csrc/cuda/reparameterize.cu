@@ -42,12 +42,15 @@ enum class Draw { kOne, kMany, kOneWithKL };
 template <Draw kDraw, class Params, class Body>
 __device__ __forceinline__ void for_each_sample(const Params& p, const NoiseOfUnit& noise, int at, Body body) {
   int64_t first = noise.first + at, shift = 0;
-  if constexpr (kDraw != Draw::kMany) return body(first, shift);
-#pragma unroll 1
-  for (int64_t sample = 0; sample < p.num_samples; ++sample) {
+  if constexpr (kDraw != Draw::kMany) {
     body(first, shift);
-    first += noise.samples_apart;
-    shift += p.sample_stride;
+  } else {
+#pragma unroll 1
+    for (int64_t sample = 0; sample < p.num_samples; ++sample) {
+      body(first, shift);
+      first += noise.samples_apart;
+      shift += p.sample_stride;
+    }
   }
 }
 
@@ -188,12 +191,6 @@ template <Draw kDraw>
 constexpr Draw kGenericDraw = kDraw == Draw::kOne ? Draw::kMany : kDraw;
 
 template <Draw kDraw, class Launch>
-void start_transforming(const Launch& launch, const LaunchSite& site) {
-  if (launch.p.wide) return start<kGenericDraw<kDraw>, TransformingAccess<double, 2>, double>(launch, site);
-  start<kGenericDraw<kDraw>, TransformingAccess<float, 4>, float>(launch, site);
-}
-
-template <Draw kDraw, class Launch>
 void start_generic(const Launch& launch, const LaunchSite& site) {
   if (launch.p.wide) return start<kGenericDraw<kDraw>, GenericAccess<double, 2>, double>(launch, site);
   start<kGenericDraw<kDraw>, GenericAccess<float, 4>, float>(launch, site);
@@ -208,8 +205,19 @@ bool noise_aligned(const Launch& launch, int group) {
 }
 
 template <Draw kDraw, class Launch>
+void start_transforming(const Launch& launch, const LaunchSite& site, std::initializer_list<const Operand*> operands) {
+  if (launch.p.wide) return start<kGenericDraw<kDraw>, TransformingAccess<double, 2>, double>(launch, site);
+  if (noise_aligned(launch, kTransformingGroup) &&
+      vectorizes_or_repeats(launch.p.extent, kTransformingGroup, launch.p.mask) &&
+      vectorizes_as_stored(launch.p.extent, kTransformingGroup, operands)) {
+    return start<kGenericDraw<kDraw>, TransformingVectors<kTransformingGroup>, AnyStorage>(launch, site);
+  }
+  start<kGenericDraw<kDraw>, TransformingAccess<float, 4>, float>(launch, site);
+}
+
+template <Draw kDraw, class Launch>
 void start_drawing(const Launch& launch, const LaunchSite& site, std::initializer_list<const Operand*> operands) {
-  if (launch.p.transforms()) return start_transforming<kDraw>(launch, site);
+  if (launch.p.transforms()) return start_transforming<kDraw>(launch, site, operands);
   if (launch.p.wide) return start_generic<kDraw>(launch, site);
   with_storage(launch.p.logvar.type, [&](auto storage) {
     using S = typename decltype(storage)::Type;

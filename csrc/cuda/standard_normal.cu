@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
     standard_normal_kernel(const __grid_constant__ StandardNormalLaunch launch) {
   using T = typename Access::Compute;
   for_each_unit(launch.work, Summation{}, [&](const Unit& unit) {
+    if (!unit.exists) return 0.0;  // there is no key for it either
     const NoiseStream noise = stream_of(key_of(launch.source, unit.item));
     for_each_group<Access>(launch.extent, launch.work, unit, [&](const auto& cursor, int at) {
       T normals[Access::kGroup];

@@ -9,6 +9,8 @@ namespace vae_fused {
 // The storage type of an operand whose type is known at run time only; the second may be bytes, which are only read.
 struct AnyStorage {};
 struct AnyStorageOrBytes {};
+// As the second, of an operand that may have one element for a whole row.
+struct AnyStorageOrRepeated {};
 
 // kRows: the operands may be rows that lie apart, and logvar may be clamped, as the halves of packed moments are and
 // do; contiguous operands save the arithmetic of both.
@@ -23,8 +25,9 @@ struct VectorAccess {
   // A whole group.
   class Cursor {
    public:
-    __device__ __forceinline__ Cursor(const Extent& extent, int64_t index, int) : row_(0), column_(index) {
-      if (kRows && extent.rank == 2) row_ = divide(index, extent.sizes[1], column_);
+    __device__ __forceinline__ Cursor(const Extent& extent, int64_t index, int)
+        : in_rows_(kRows && extent.rank == 2), row_(0), column_(index) {
+      if (in_rows_) row_ = divide(index, extent.sizes[1], column_);
     }
 
     template <class S>
@@ -35,6 +38,11 @@ struct VectorAccess {
           case ElementType::kBFloat16: return load<__nv_bfloat16>(operand, values, shift);
           default: return load<float>(operand, values, shift);
         }
+      } else if constexpr (std::is_same_v<S, AnyStorageOrRepeated>) {
+        if (!in_rows_ || operand.strides[1] != 0) return load<AnyStorageOrBytes>(operand, values, shift);
+        const float value = read_number<float>(operand.data, operand.type, shift + row_ * operand.strides[0]);
+#pragma unroll
+        for (int e = 0; e < kSize; ++e) values[e] = value;
       } else if constexpr (std::is_same_v<S, AnyStorageOrBytes>) {
         if (operand.type != ElementType::kByte) return load<AnyStorage>(operand, values, shift);
         static_assert(kSize == 8);
@@ -80,6 +88,7 @@ struct VectorAccess {
       return kRows ? row_ * operand.strides[0] + column_ : column_;
     }
 
+    bool in_rows_;
     int64_t row_, column_;
   };
 
@@ -113,6 +122,27 @@ struct VectorAccess {
     int low_, high_;
   };
 };
+
+// The same for a posterior whose scale is stored in any form, with a temperature and a mask: one kernel for contiguous
+// operands and rows. A prior beside it is not clamped.
+constexpr int kTransformingGroup = 8;
+template <int kSize>
+struct TransformingVectors : VectorAccess<kSize, true> {
+  static constexpr bool kTransforms = true;
+  static constexpr bool kClamps = false;
+};
+
+// Whether every operand can be moved in vectors of the type that it has when the kernel runs.
+inline bool vectorizes_as_stored(const Extent& extent, int group, std::initializer_list<const Operand*> operands) {
+  return std::all_of(operands.begin(), operands.end(),
+                     [&](const Operand* operand) { return vectorizes(extent, group, {{*operand, operand->type}}); });
+}
+
+// The same for an operand that is read as AnyStorageOrRepeated.
+inline bool vectorizes_or_repeats(const Extent& extent, int group, const Operand& operand) {
+  const bool repeats = extent.rank == 2 && extent.sizes[1] % group == 0 && operand.strides[1] == 0;
+  return repeats || vectorizes_as_stored(extent, group, {&operand});
+}
 
 // body(Access) for the access to vectors of operands of this extent, whose logvar may be clamped.
 template <int kGroup, class Body>

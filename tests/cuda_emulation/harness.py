@@ -22,7 +22,7 @@ import vae_fused
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 FLAGS = ["-std=c++20", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"]
-SOURCES = {"operators": ["-O0"], "kernels": ["-O1"], "fibers": ["-O1", "-U_FORTIFY_SOURCE"]}
+SOURCES = {"operators": ["-O0"], "kernels": ["-O1"], "fibers": ["-O1", "-U_FORTIFY_SOURCE"], "guarded_memory": ["-O1"]}
 
 LOW = [torch.float32, torch.float16, torch.bfloat16]
 DTYPES = [*LOW, torch.float64]

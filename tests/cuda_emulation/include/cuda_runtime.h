@@ -83,7 +83,8 @@ inline unsigned __float_as_uint(float value) { return emulated_bits<unsigned>(va
 inline float __uint_as_float(unsigned bits) { return emulated_bits<float>(bits); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 
-// The approximations have the largest error that CUDA's manuals allow them, upwards or downwards by the argument's bits.
+// The approximations have the largest error that CUDA's manuals allow them, upwards or downwards by the argument's bits;
+// of 0 the power of two is 1.
 inline double largest_error(float argument, double exponent) {
   return (emulated_bits<unsigned>(argument) * 2654435761u >> 31 ? 1.0 : -1.0) * std::exp2(exponent);
 }
@@ -97,7 +98,7 @@ inline float approximate_log2(float x) {
   return static_cast<float>(x > 0.5f && x < 2.0f ? exact + error : exact * (1.0 + error));
 }
 inline float approximate_exp2(float x) {
-  return static_cast<float>(std::exp2(double{x}) * (1.0 + largest_error(x, -22)));
+  return x == 0.0f ? 1.0f : static_cast<float>(std::exp2(double{x}) * (1.0 + largest_error(x, -22)));
 }
 inline float approximate_sqrt(float x) {
   return static_cast<float>(std::sqrt(double{x}) * (1.0 + largest_error(x, -23)));

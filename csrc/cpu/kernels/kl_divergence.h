@@ -29,13 +29,14 @@ template <class T, bool kPrior, bool kTransforms>
 static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
                                 int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
+  const bool streamed = p.streamed && whole_vectors(plan);
   const ClampOfTile<T> clamped(p.scale), prior_clamped(p.prior_scale);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const auto input = [&](const Operand& operand)
                            VAE_FUSED_LAMBDA { return InputTile<T>(operand, p.extent, range.begin, range.count); };
     const auto output = [&](const Operand& operand) VAE_FUSED_LAMBDA {
-      return OutputTile<T>(operand, p.extent, range.begin, range.count, p.streamed);
+      return OutputTile<T>(operand, p.extent, range.begin, range.count, streamed);
     };
     const InputTile<T> mu = input(p.mu), logvar = input(p.logvar), prior_mu = input(p.prior_mu),
                        prior_logvar = input(p.prior_logvar), grad_elements = input(p.grad_elements);
@@ -88,7 +89,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
     finish(grad_prior_mu, p.grad_prior_mu);
     finish(grad_prior_logvar, p.grad_prior_logvar);
   }
-  if (p.streamed) order_streamed_stores();
+  if (streamed) order_streamed_stores();
 }
 
 template <class T, bool kPrior>

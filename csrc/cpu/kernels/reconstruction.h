@@ -18,13 +18,14 @@ template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
+  const bool streamed = p.streamed && whole_vectors(plan);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const InputTile<T> recon(p.recon, p.extent, range.begin, range.count);
     InputTile<T> target(p.target, p.extent, range.begin, range.count);
     if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target);
-    OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
-    OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
+    OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, streamed);
+    OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, streamed);
     const unsigned types = types_of(recon, target, grad_recon, grad_target);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector weight(static_cast<T>(weight_of(p.weight, segment.item)));
@@ -42,7 +43,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     grad_recon.finish(p.grad_recon, p.extent, range.begin, range.count);
     grad_target.finish(p.grad_target, p.extent, range.begin, range.count);
   }
-  if (p.streamed) order_streamed_stores();
+  if (streamed) order_streamed_stores();
 }
 
 static void reconstruction(const ReconstructionParams& p, const TilePlan& plan, int64_t first, int64_t last) {

@@ -20,13 +20,14 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
                                       int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
   const ReconstructionParams& p = params.data;
+  const bool streamed = p.streamed && whole_vectors(plan);
   const Term term(params.settings);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const auto input = [&](const Operand& operand)
                            VAE_FUSED_LAMBDA { return InputTile<T>(operand, p.extent, range.begin, range.count); };
     const auto output = [&](const Operand& operand) VAE_FUSED_LAMBDA {
-      return OutputTile<T>(operand, p.extent, range.begin, range.count, p.streamed);
+      return OutputTile<T>(operand, p.extent, range.begin, range.count, streamed);
     };
     const InputTile<T> recon = input(p.recon), weight = input(params.weight), log_sigma = input(params.log_sigma);
     InputTile<T> target = input(p.target);
@@ -58,7 +59,7 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     finish(grad_target, p.grad_target);
     finish(grad_log_sigma, params.grad_log_sigma);
   }
-  if (p.streamed) order_streamed_stores();
+  if (streamed) order_streamed_stores();
 }
 
 static void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first,

@@ -32,6 +32,7 @@ template <class T, bool kWithKL, bool kTransforms>
 static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
+  const bool streamed = p.streamed && whole_vectors(plan);
   NoiseBuffer<T> noise_buffer;
   const ClampOfTile<T> clamped(p.scale);
   const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
@@ -43,7 +44,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
     const T* factors = mask.plain(p.mask, p.extent, range.begin, range.count);
     for (int64_t sample = 0; sample < p.num_samples; ++sample) {
       const Operand z = sample_of(p.z, sample, p.sample_stride);
-      OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
+      OutputTile<T> out(z, p.extent, range.begin, range.count, streamed);
       const T* of_tile = tile_noise(p, range, sample, noise_buffer);
       const unsigned types = kTransforms ? kAnyTypes : types_of(mu, logvar, out);
       for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
@@ -70,7 +71,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       out.finish(z, p.extent, range.begin, range.count);
     }
   }
-  if (p.streamed) order_streamed_stores();
+  if (streamed) order_streamed_stores();
 }
 
 template <class T, bool kTransforms>
@@ -119,6 +120,7 @@ template <class T, bool kTransforms, bool kWithKL, GradSource kGrad>
 static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p, const TilePlan& plan,
                                           int64_t first_tile, int64_t last_tile) {
   using Vector = typename VectorOf<T>::Type;
+  const bool streamed = p.streamed && whole_vectors(plan);
   constexpr bool kOne = kGrad == GradSource::kOneSample;
   TileBuffer<T> grad_sum, noise_sum;
   NoiseBuffer<T> noise_buffer;
@@ -138,8 +140,8 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     } else if constexpr (kGrad == GradSource::kManySamples) {
       sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise_buffer);
     }
-    OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
-    OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
+    OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, streamed);
+    OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, streamed);
     const unsigned types = kTransforms ? kAnyTypes : types_of(logvar, mu, grad_z, grad_mu, grad_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector item_weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
@@ -180,7 +182,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     grad_mu.finish(p.grad_mu, p.extent, range.begin, range.count);
     grad_logvar.finish(p.grad_logvar, p.extent, range.begin, range.count);
   }
-  if (p.streamed) order_streamed_stores();
+  if (streamed) order_streamed_stores();
 }
 
 template <class T, bool kTransforms, bool kWithKL>

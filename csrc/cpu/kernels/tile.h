@@ -228,6 +228,12 @@ class InputTile {
   TileBuffer<T> buffer_;
 };
 
+// Whether whole vectors lie at multiples of their size where a tile does: one of several items needs items of whole
+// vectors. Stores past the caches fault elsewhere.
+VAE_FUSED_INLINE bool whole_vectors(const TilePlan& plan) {
+  return plan.items_per_tile == 1 || plan.item_numel % kLanes == 0;
+}
+
 // An output tile: written in place, past the caches where it is streamed, or into a buffer that finish() scatters.
 template <class T>
 class OutputTile {

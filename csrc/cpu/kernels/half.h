@@ -6,6 +6,9 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
+template <class Stored>
+concept HalfPrecision = __is_same(Stored, Half) || __is_same(Stored, BFloat16);
+
 #if defined(__AVX512F__)
 
 VAE_FUSED_INLINE Float widen(__m256i bits, const Half*) {
@@ -35,24 +38,24 @@ VAE_FUSED_INLINE __m256i narrow(Float value, const BFloat16*) {
   return _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper_halves, result));
 }
 
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
   return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)), source);
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
   return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), source), source);
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, Float value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(destination), narrow(value, destination));
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store_partial(Stored* destination, Float value, int count) {
   _mm256_mask_storeu_epi16(destination, static_cast<__mmask16>((1u << count) - 1), narrow(value, destination));
 }
 // Past the caches; destination is 32-byte aligned.
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(destination), narrow(value, destination));
 }
@@ -63,13 +66,13 @@ VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
 // and of the time to compile it.
 #define VAE_FUSED_ELEMENTWISE static __attribute__((noinline))
 
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_ELEMENTWISE Float load_widened_partial(const Stored* source, int count) {
   alignas(32) float lanes[kLanes] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = widen(source[lane]);
   return load(lanes);
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 #if defined(__AVX2__) && defined(__F16C__)
   Float result;
@@ -86,13 +89,13 @@ VAE_FUSED_INLINE Float load_widened(const Stored* source) {
   return load_widened_partial(source, kLanes);
 #endif
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_ELEMENTWISE void store_partial(Stored* destination, Float value, int count) {
   alignas(32) float lanes[kLanes];
   store(lanes, value);
   for (int lane = 0; lane < count; ++lane) narrow(lanes[lane], destination + lane);
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, Float value) {
 #if defined(__AVX2__) && defined(__F16C__)
   if constexpr (__is_same(Stored, Half)) {
@@ -105,7 +108,7 @@ VAE_FUSED_INLINE void store(Stored* destination, Float value) {
 #endif
   store_partial(destination, value, kLanes);
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
   store(destination, value);
 }

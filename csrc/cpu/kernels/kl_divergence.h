@@ -20,15 +20,15 @@ VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, Vector logvar, Vector 
 
 // An absent parameter of the prior is 0.
 template <class T, class Lanes>
-VAE_FUSED_INLINE typename VectorOf<T>::Type load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
-  return tile.present() ? tile(at, lanes) : typename VectorOf<T>::Type(0.0f);
+VAE_FUSED_INLINE VectorOf<T> load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
+  return tile.present() ? tile(at, lanes) : VectorOf<T>(0.0f);
 }
 
 // kTransforms: logvar in any form, with a mask.
 template <class T, bool kPrior, bool kTransforms>
 static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
                                 int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   const bool streamed = p.streamed && whole_vectors(plan);
   const ClampOfTile<T> clamped(p.scale), prior_clamped(p.prior_scale);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
@@ -49,7 +49,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
                                                   grad_logvar, grad_prior_mu, grad_prior_logvar);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
-      typename VectorOf<T>::Sum sum;
+      SumOf<T> sum;
       for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes),

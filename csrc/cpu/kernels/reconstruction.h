@@ -17,7 +17,7 @@ VAE_FUSED_INLINE void scale_bytes(const ReconstructionParams& p, int count, Inpu
 template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   const bool streamed = p.streamed && whole_vectors(plan);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
@@ -29,7 +29,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     const unsigned types = types_of(recon, target, grad_recon, grad_target);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector weight(static_cast<T>(weight_of(p.weight, segment.item)));
-      typename VectorOf<T>::Sum sum;
+      SumOf<T> sum;
       for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         const auto element = squared_error(recon(at, lanes), target(at, lanes));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/reconstruction_terms.h"
+#include "cpu/kernels/double_math.h"
 #include "cpu/kernels/reconstruction.h"
 #include "cpu/kernels/reconstruction_math.h"
 
@@ -10,7 +11,7 @@ namespace VAE_FUSED_ISA {
 
 // 1 in the lanes that there are: beyond a partial vector a term of zeros need not be 0.
 template <class T, class Lanes>
-VAE_FUSED_INLINE typename VectorOf<T>::Type ones(Lanes lanes) {
+VAE_FUSED_INLINE VectorOf<T> ones(Lanes lanes) {
   static constexpr T kOnes[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   return load(kOnes, lanes);
 }
@@ -18,7 +19,7 @@ VAE_FUSED_INLINE typename VectorOf<T>::Type ones(Lanes lanes) {
 template <class T, class Term>
 static void reconstruction_term_tiles(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first_tile,
                                       int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   const ReconstructionParams& p = params.data;
   const bool streamed = p.streamed && whole_vectors(plan);
   const Term term(params.settings);
@@ -37,7 +38,7 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     const unsigned types = types_of(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
-      typename VectorOf<T>::Sum sum, weights;
+      SumOf<T> sum, weights;
       for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         const int at = segment.start + i;
         const Vector width = log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f);
@@ -64,7 +65,7 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
 
 static void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first,
                                 int64_t last) {
-  if (params.data.wide) return reconstruction_term_tiles<double, AnyTerm<double>>(params, plan, first, last);
+  if (params.data.wide) return reconstruction_term_tiles<double, AnyTerm<Double>>(params, plan, first, last);
   with_term(params.settings.formula, [&](auto term) VAE_FUSED_LAMBDA {
     reconstruction_term_tiles<float, typename decltype(term)::template For<Float>>(params, plan, first, last);
   });

@@ -31,7 +31,7 @@ VAE_FUSED_INLINE const T* segment_noise(const Params& p, const Segment& segment,
 template <class T, bool kWithKL, bool kTransforms>
 static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   const bool streamed = p.streamed && whole_vectors(plan);
   NoiseBuffer<T> noise_buffer;
   const ClampOfTile<T> clamped(p.scale);
@@ -49,7 +49,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       const unsigned types = kTransforms ? kAnyTypes : types_of(mu, logvar, out);
       for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
         const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
-        typename VectorOf<T>::Sum kl;
+        SumOf<T> kl;
         for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           const int at = segment.start + i;
           const auto mean = mu(at, lanes);
@@ -119,7 +119,7 @@ enum class GradSource { kNone, kOneSample, kManySamples };
 template <class T, bool kTransforms, bool kWithKL, GradSource kGrad>
 static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p, const TilePlan& plan,
                                           int64_t first_tile, int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   const bool streamed = p.streamed && whole_vectors(plan);
   constexpr bool kOne = kGrad == GradSource::kOneSample;
   TileBuffer<T> grad_sum, noise_sum;

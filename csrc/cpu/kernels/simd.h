@@ -1,158 +1,149 @@
-// Vectors of 16 floats on every instruction set: one AVX-512 register, two AVX2 registers, or four of 128 bits.
+// Vectors of 64 bytes on every instruction set, 16 floats or 8 doubles: one AVX-512 register, two AVX2 registers, or
+// four of 128 bits.
 //
-// The width that the kernels see is always 16, so they are written once and add in the same order everywhere. The
-// native registers are GCC / Clang vector types: operators come from the compiler, and only what they cannot express is
-// intrinsics. Everything lives in a namespace per instruction set: no symbol of one can stand in for another's.
+// The width that the kernels see is always the same, so they are written once and add in the same order everywhere.
 #pragma once
 
-#include <cstdint>
 #include <cstring>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "core/kernel_params.h"
 #include "core/macros.h"
-
-#if defined(__AVX512F__)
-#define VAE_FUSED_ISA avx512
-#define VAE_FUSED_NATIVE_LANES 16
-#elif defined(__AVX2__)
-#define VAE_FUSED_ISA avx2
-#define VAE_FUSED_NATIVE_LANES 8
-#else
-#define VAE_FUSED_ISA baseline
-#define VAE_FUSED_NATIVE_LANES 4
-#endif
-
-#define VAE_FUSED_INLINE static inline __attribute__((always_inline))
+#include "cpu/kernels/native.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-constexpr int kLanes = 16;
-constexpr int kNativeLanes = VAE_FUSED_NATIVE_LANES;
+constexpr int kLanes = 16;  // of float
 constexpr int kParts = kLanes / kNativeLanes;
 
-typedef float NativeFloat __attribute__((vector_size(kNativeLanes * 4)));
-typedef int32_t NativeInt __attribute__((vector_size(kNativeLanes * 4)));
-typedef uint32_t NativeWord __attribute__((vector_size(kNativeLanes * 4)));
-typedef double NativeDouble __attribute__((vector_size(kNativeLanes * 4)));
+// Registers of a scalar type, with those of the integers of its size, and its format.
+template <class Scalar>
+struct NativeOf;
+template <>
+struct NativeOf<float> {
+  using Register = NativeFloat;
+  using Bits = NativeInt;
+  static constexpr int kMantissaBits = 23;
+  static constexpr int kExponentBias = 127;
+  static constexpr int32_t kMagnitudeBits = 0x7fffffff;
+  static constexpr float kRoundingShift = 12582912.0f;  // 1.5 * 2^23
+};
+template <>
+struct NativeOf<double> {
+  using Register = NativeDouble;
+  using Bits = NativeWide;
+  static constexpr int kMantissaBits = 52;
+  static constexpr int kExponentBias = 1023;
+  static constexpr uint64_t kMagnitudeBits = 0x7fffffffffffffff;
+  static constexpr double kRoundingShift = 6755399441055744.0;  // 1.5 * 2^52
+};
 
-struct Float {
-  using Scalar = float;
-  NativeFloat part[kParts];
-  Float() = default;
-  VAE_FUSED_HOST_DEVICE explicit Float(float value) {
-    for (int i = 0; i < kParts; ++i) part[i] = value - NativeFloat{};
+template <class S>
+struct VectorOf {
+  using Scalar = S;
+  using Register = typename NativeOf<S>::Register;
+  using Bits = typename NativeOf<S>::Bits;
+  static constexpr int kCount = 64 / sizeof(S);  // lanes
+  static constexpr int kPartCount = sizeof(Register) / sizeof(S);
+
+  Register part[kParts];
+  VectorOf() = default;
+  VAE_FUSED_HOST_DEVICE explicit VectorOf(S value) {
+    for (int i = 0; i < kParts; ++i) part[i] = value - Register{};
   }
 };
 
-struct Int {
-  NativeInt part[kParts];
-};
+using Float = VectorOf<float>;
+using Double = VectorOf<double>;
 
-template <class Function>
-VAE_FUSED_INLINE Float map(Float a, Function function) {
-  Float result;
+template <class S, class Function>
+VAE_FUSED_INLINE VectorOf<S> map(VectorOf<S> a, Function function) {
+  VectorOf<S> result;
   for (int i = 0; i < kParts; ++i) result.part[i] = function(a.part[i]);
   return result;
 }
 
-template <class Function>
-VAE_FUSED_INLINE Float map(Float a, Float b, Function function) {
-  Float result;
+template <class S, class Function>
+VAE_FUSED_INLINE VectorOf<S> map(VectorOf<S> a, VectorOf<S> b, Function function) {
+  VectorOf<S> result;
   for (int i = 0; i < kParts; ++i) result.part[i] = function(a.part[i], b.part[i]);
   return result;
 }
 
-VAE_FUSED_INLINE Float operator+(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x + y; });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> operator+(VectorOf<S> a, VectorOf<S> b) {
+  return map(a, b, [](auto x, auto y) { return x + y; });
 }
-VAE_FUSED_INLINE Float operator-(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x - y; });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> operator-(VectorOf<S> a, VectorOf<S> b) {
+  return map(a, b, [](auto x, auto y) { return x - y; });
 }
-VAE_FUSED_INLINE Float operator*(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x * y; });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> operator*(VectorOf<S> a, VectorOf<S> b) {
+  return map(a, b, [](auto x, auto y) { return x * y; });
 }
-VAE_FUSED_INLINE Float operator/(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x / y; });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> operator/(VectorOf<S> a, VectorOf<S> b) {
+  return map(a, b, [](auto x, auto y) { return x / y; });
 }
 
-VAE_FUSED_INLINE Float absolute(Float a) {
-  return map(a, [](NativeFloat x) { return (NativeFloat)((NativeInt)x & 0x7fffffff); });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> absolute(VectorOf<S> a) {
+  return map(a, [](auto x) { return (decltype(x))((typename VectorOf<S>::Bits)x & NativeOf<S>::kMagnitudeBits); });
 }
 
 // a < b ? x : y, lane by lane.
-VAE_FUSED_INLINE Float select_less(Float a, Float b, Float x, Float y) {
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> select_less(VectorOf<S> a, VectorOf<S> b, VectorOf<S> x, VectorOf<S> y) {
   for (int i = 0; i < kParts; ++i) y.part[i] = a.part[i] < b.part[i] ? x.part[i] : y.part[i];
   return y;
 }
 
 // a * b + c in one rounding where the processor has the instruction, in two on the baseline.
-VAE_FUSED_INLINE Float fused_multiply_add(Float a, Float b, Float c) {
-  Float result;
-  for (int i = 0; i < kParts; ++i) {
-#if defined(__AVX512F__)
-    result.part[i] = _mm512_fmadd_ps(a.part[i], b.part[i], c.part[i]);
-#elif defined(__AVX2__)
-    result.part[i] = _mm256_fmadd_ps(a.part[i], b.part[i], c.part[i]);
-#else
-    result.part[i] = a.part[i] * b.part[i] + c.part[i];
-#endif
-  }
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> fused_multiply_add(VectorOf<S> a, VectorOf<S> b, VectorOf<S> c) {
+  VectorOf<S> result;
+  for (int i = 0; i < kParts; ++i) result.part[i] = fused_multiply_add(a.part[i], b.part[i], c.part[i]);
   return result;
 }
 
-VAE_FUSED_INLINE Float square_root(Float a) {
-  return map(a, [](NativeFloat x) {
-#if defined(__AVX512F__)
-    return NativeFloat(_mm512_sqrt_ps(x));
-#elif defined(__AVX2__)
-    return NativeFloat(_mm256_sqrt_ps(x));
-#else
-    for (int lane = 0; lane < kNativeLanes; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
-    return x;
-#endif
-  });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> square_root(VectorOf<S> a) {
+  return map(a, [](auto x) { return square_root(x); });
 }
 
 // Comparisons are false for NaN, so NaN in x passes through both.
-VAE_FUSED_INLINE Float minimum(Float x, Float high) {
-  return map(x, high, [](NativeFloat a, NativeFloat b) {
-#if defined(__AVX512F__)
-    return NativeFloat(_mm512_min_ps(b, a));
-#elif defined(__AVX2__)
-    return NativeFloat(_mm256_min_ps(b, a));
-#else
-    return a > b ? b : a;
-#endif
-  });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> minimum(VectorOf<S> x, VectorOf<S> high) {
+  return map(x, high, [](auto a, auto b) { return minimum(a, b); });
 }
-VAE_FUSED_INLINE Float maximum(Float x, Float low) {
-  return map(x, low, [](NativeFloat a, NativeFloat b) {
-#if defined(__AVX512F__)
-    return NativeFloat(_mm512_max_ps(b, a));
-#elif defined(__AVX2__)
-    return NativeFloat(_mm256_max_ps(b, a));
-#else
-    return a < b ? b : a;
-#endif
-  });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> maximum(VectorOf<S> x, VectorOf<S> low) {
+  return map(x, low, [](auto a, auto b) { return maximum(a, b); });
 }
-VAE_FUSED_INLINE Float clamp(Float x, Float low, Float high) { return minimum(maximum(x, low), high); }
-
-// Adding 1.5 * 2^23 leaves no bits behind the point: right for |x| < 2^22, in the rounding mode of the processor.
-constexpr float kRoundingShift = 12582912.0f;
-VAE_FUSED_INLINE Float round_to_nearest(Float x) { return (x + Float(kRoundingShift)) - Float(kRoundingShift); }
-
-// 2^k for an integral k in [-126, 127], by writing the exponent.
-VAE_FUSED_INLINE Float power_of_two(Float k) {
-  const Float shifted = k + Float(kRoundingShift + 127.0f);
-  return map(shifted, [](NativeFloat x) { return (NativeFloat)((NativeInt)x << 23); });
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> clamp(VectorOf<S> x, VectorOf<S> low, VectorOf<S> high) {
+  return minimum(maximum(x, low), high);
 }
 
+// Adding 1.5 * 2^23, or 2^52, leaves no bits behind the point: right for |x| < 2^22, or 2^51, in the rounding mode of
+// the processor.
+constexpr float kRoundingShift = NativeOf<float>::kRoundingShift;
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> round_to_nearest(VectorOf<S> x) {
+  const VectorOf<S> shift(NativeOf<S>::kRoundingShift);
+  return (x + shift) - shift;
+}
+
+// 2^k for an integral k of a normal result, by writing the exponent.
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> power_of_two(VectorOf<S> k) {
+  const VectorOf<S> shifted = k + VectorOf<S>(NativeOf<S>::kRoundingShift + NativeOf<S>::kExponentBias);
+  return map(shifted,
+             [](auto x) { return (decltype(x))((typename VectorOf<S>::Bits)x << NativeOf<S>::kMantissaBits); });
+}
+
+// x = 2^exponent mantissa with the mantissa in [sqrt(1/2), sqrt(2)), for a positive normal x.
 VAE_FUSED_INLINE void split_exponent(Float x, Float& mantissa, Float& exponent) {
   for (int i = 0; i < kParts; ++i) {
     const NativeInt bits = (NativeInt)x.part[i];
@@ -161,100 +152,63 @@ VAE_FUSED_INLINE void split_exponent(Float x, Float& mantissa, Float& exponent) 
     exponent.part[i] = __builtin_convertvector(power, NativeFloat);
   }
 }
+// Only AVX-512 has arithmetic shifts and conversions of 64-bit integers: the exponent stays biased, and becomes a
+// number as the last bits of one that is 2^52 larger.
+VAE_FUSED_INLINE void split_exponent(Double x, Double& mantissa, Double& exponent) {
+  constexpr uint64_t kOne = 0x3ff0000000000000, kSqrtHalf = 0x3fe6a09e667f3bcd, kShift = 0x4330000000000000;
+  for (int i = 0; i < kParts; ++i) {
+    const NativeWide bits = (NativeWide)x.part[i] + (kOne - kSqrtHalf);
+    mantissa.part[i] = (NativeDouble)((bits & 0x000fffffffffffff) + kSqrtHalf);
+    exponent.part[i] = (NativeDouble)((bits >> 52) | kShift) - (0x1p52 + 1023.0);
+  }
+}
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-VAE_FUSED_INLINE Float load(const float* source) {
-  Float result;
-  for (int i = 0; i < kParts; ++i) std::memcpy(&result.part[i], source + i * kNativeLanes, sizeof(NativeFloat));
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> load(const S* source) {
+  VectorOf<S> result;
+  constexpr int step = VectorOf<S>::kPartCount;
+  for (int i = 0; i < kParts; ++i) std::memcpy(&result.part[i], source + i * step, sizeof(result.part[i]));
   return result;
 }
 
-VAE_FUSED_INLINE void store(float* destination, Float value) {
-  for (int i = 0; i < kParts; ++i) std::memcpy(destination + i * kNativeLanes, &value.part[i], sizeof(NativeFloat));
+template <class S>
+VAE_FUSED_INLINE void store(S* destination, VectorOf<S> value) {
+  constexpr int step = VectorOf<S>::kPartCount;
+  for (int i = 0; i < kParts; ++i) std::memcpy(destination + i * step, &value.part[i], sizeof(value.part[i]));
 }
 
-// The first count < 16 lanes; the others read as 0 and are not written.
-VAE_FUSED_INLINE Float load_partial(const float* source, int count) {
+// The first count lanes, of which there are more; the others read as 0 and are not written.
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> load_partial(const S* source, int count) {
 #if defined(__AVX512F__)
-  Float result;
-  result.part[0] = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), source);
+  VectorOf<S> result;
+  result.part[0] = load_masked(source, count);
   return result;
 #else
-  float lanes[kLanes] = {};
+  S lanes[VectorOf<S>::kCount] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = source[lane];
   return load(lanes);
 #endif
 }
 
-VAE_FUSED_INLINE void store_partial(float* destination, Float value, int count) {
+template <class S>
+VAE_FUSED_INLINE void store_partial(S* destination, VectorOf<S> value, int count) {
 #if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(destination, static_cast<__mmask16>((1u << count) - 1), value.part[0]);
+  store_masked(destination, value.part[0], count);
 #else
-  float lanes[kLanes];
+  S lanes[VectorOf<S>::kCount];
   store(lanes, value);
   for (int lane = 0; lane < count; ++lane) destination[lane] = lanes[lane];
 #endif
 }
 
 // Past the caches: worth it for outputs that are larger than they are. destination is 64-byte aligned.
-VAE_FUSED_INLINE void stream(float* destination, Float value) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(destination, value.part[0]);
-#elif defined(__AVX2__)
-  for (int i = 0; i < kParts; ++i) _mm256_stream_ps(destination + i * kNativeLanes, value.part[i]);
-#else
-  store(destination, value);
-#endif
+template <class S>
+VAE_FUSED_INLINE void stream(S* destination, VectorOf<S> value) {
+  for (int i = 0; i < kParts; ++i) stream(destination + i * VectorOf<S>::kPartCount, value.part[i]);
 }
-
-// ---- sums ----------------------------------------------------------------------------------------------------------
-
-// Sixteen float64 sums, lane by lane, without contraction, then a fixed tree: the same bits on every instruction set.
-class LaneSum {
- public:
-  VAE_FUSED_HOST_DEVICE LaneSum() {
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] = NativeDouble{};
-  }
-
-  VAE_FUSED_HOST_DEVICE void add(Float value) {
-    NativeDouble wide[2 * kParts];
-    widen(value, wide);
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] += wide[i];
-  }
-
-  VAE_FUSED_HOST_DEVICE void add_square(Float value) {
-    NativeDouble wide[2 * kParts];
-    widen(value, wide);
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] += wide[i] * wide[i];
-  }
-
-  VAE_FUSED_HOST_DEVICE double total() const {
-    double lanes[kLanes];
-    std::memcpy(lanes, sums_, sizeof(lanes));
-    for (int half = kLanes / 2; half > 0; half /= 2) {
-      for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    }
-    return lanes[0];
-  }
-
- private:
-  VAE_FUSED_HOST_DEVICE static void widen(Float value, NativeDouble* wide) {
-    for (int i = 0; i < kParts; ++i) {
-#if defined(__AVX512F__)
-      wide[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(value.part[i]));
-      wide[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(value.part[i], 1));
-#elif defined(__AVX2__)
-      wide[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(value.part[i]));
-      wide[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(value.part[i], 1));
-#else
-      for (int lane = 0; lane < kNativeLanes; ++lane) wide[2 * i + lane / 2][lane % 2] = value.part[i][lane];
-#endif
-    }
-  }
-
-  NativeDouble sums_[2 * kParts];  // [16] lanes
-};
 
 }  // namespace VAE_FUSED_ISA
 }  // namespace vae_fused

@@ -21,8 +21,9 @@ constexpr double kSmallestNormal = 0x1p-1022;
 }  // namespace double_constants
 
 // c[0] + c[1] x + ...
-template <int kTerms>
-VAE_FUSED_INLINE Double polynomial(Double x, const double (&coefficients)[kTerms]) {
+template <int P, int kTerms>
+VAE_FUSED_INLINE VectorOf<double, P> polynomial(VectorOf<double, P> x, const double (&coefficients)[kTerms]) {
+  using Double = VectorOf<double, P>;
   Double sum(coefficients[kTerms - 1]);
 #pragma GCC unroll 16
   for (int n = kTerms - 2; n >= 0; --n) sum = fused_multiply_add(sum, x, Double(coefficients[n]));
@@ -32,8 +33,7 @@ VAE_FUSED_INLINE Double polynomial(Double x, const double (&coefficients)[kTerms
 // x 2^k rounded once, with k an integer of at most 1100 in magnitude: results may be subnormal or overflow.
 VAE_FUSED_INLINE Double times_power_of_two(Double x, Double k) {
 #if defined(__AVX512F__)
-  x.part[0] = _mm512_scalef_pd(x.part[0], k.part[0]);
-  return x;
+  return map(x, k, [](NativeDouble a, NativeDouble b) { return (NativeDouble)_mm512_scalef_pd(a, b); });
 #else
   const Double half = round_to_nearest(Double(0.5) * k);
   return x * power_of_two(half) * power_of_two(k - half);
@@ -43,7 +43,7 @@ VAE_FUSED_INLINE Double times_power_of_two(Double x, Double k) {
 // e^x = 2^k e^r with |r| <= ln 2 / 2. e^r - 1 - r = r^2 P(r), relative error 2^-58, and what rounding r lost is in the
 // tail. 2^k (1 + r) - 1 less x is exact where it cancels, for k of -1, 0 and 1. From 709 on, where 2^k would overflow
 // before e^x does, e^x - 1 is e^x to rounding.
-VAE_FUSED_INLINE Exponential<Double> forms_of_exponential(Double x) {
+VAE_FUSED_INLINE Exponential<Double> exponential(Double x) {
   using namespace double_constants;
   constexpr double kCoefficients[] = {0.5,
                                       0.1666666666666667,
@@ -70,20 +70,20 @@ VAE_FUSED_INLINE Exponential<Double> forms_of_exponential(Double x) {
           select_less(highest, x, value - x, fused_multiply_add(power, tail, (shifted - x) + rounded_away))};
 }
 
-VAE_FUSED_LONG Exponential<Double> exponential(Double x) { return forms_of_exponential(x); }
-VAE_FUSED_LONG Double exponential_of(Double x) { return forms_of_exponential(x).value; }
-
 // x = 2^exponent mantissa, f = mantissa - 1, and tail = ln(1 + f) - f, for a positive normal x. With s = f / (2 + f),
 // ln(1 + f) = 2 atanh s = f - f^2/2 + s (f^2/2 + s^2 P(s^2)); relative error of the logarithm 2^-59.
+template <int P>
 struct ReducedLogarithm {
-  Double exponent, mantissa, f, tail;
+  VectorOf<double, P> exponent, mantissa, f, tail;
 };
 
-VAE_FUSED_LONG ReducedLogarithm reduced_logarithm(Double x) {
+template <int P>
+VAE_FUSED_INLINE ReducedLogarithm<P> reduced_logarithm(VectorOf<double, P> x) {
+  using Double = VectorOf<double, P>;
   constexpr double kCoefficients[] = {0.6666666666666734,  0.3999999999941638,  0.28571428742014027,
                                       0.22222198610893976, 0.18183562400655356, 0.15314098924425518,
                                       0.1479547451533592};
-  ReducedLogarithm log;
+  ReducedLogarithm<P> log;
   split_exponent(x, log.mantissa, log.exponent);
   log.f = log.mantissa - Double(1.0);
   const Double s = log.f / (Double(2.0) + log.f), square = s * s;
@@ -93,7 +93,9 @@ VAE_FUSED_LONG ReducedLogarithm reduced_logarithm(Double x) {
   return log;
 }
 
-VAE_FUSED_INLINE Double value_of(const ReducedLogarithm& log) {
+template <int P>
+VAE_FUSED_INLINE VectorOf<double, P> value_of(const ReducedLogarithm<P>& log) {
+  using Double = VectorOf<double, P>;
   using namespace double_constants;
   const Double low = fused_multiply_add(log.exponent, Double(kLn2Low), log.tail);
   return fused_multiply_add(log.exponent, Double(kLn2High), log.f + low);
@@ -101,10 +103,10 @@ VAE_FUSED_INLINE Double value_of(const ReducedLogarithm& log) {
 
 // Subnormal numbers are raised by 2^54 first. x - 1 - ln x = x - mantissa - exponent ln 2 - tail, where nothing cancels
 // that was rounded.
-VAE_FUSED_LONG Logarithm<Double> logarithm(Double x) {
+VAE_FUSED_INLINE Logarithm<Double> logarithm(Double x) {
   using namespace double_constants;
   const Double smallest(kSmallestNormal), infinity(std::numeric_limits<double>::infinity()), zero(0.0);
-  ReducedLogarithm log = reduced_logarithm(select_less(x, smallest, x * Double(0x1p54), x));
+  auto log = reduced_logarithm(select_less(x, smallest, x * Double(0x1p54), x));
   log.exponent = log.exponent - select_less(x, smallest, Double(54.0), zero);
   // Adding x keeps a NaN, for which every comparison is false.
   const Double beyond = x + select_less(x, zero, Double(std::numeric_limits<double>::quiet_NaN()), zero - infinity);
@@ -115,12 +117,18 @@ VAE_FUSED_LONG Logarithm<Double> logarithm(Double x) {
   return {value, select_less(zero, x, select_less(x, infinity, excess, x), (x - Double(1.0)) - value)};
 }
 
-VAE_FUSED_INLINE Double minus_two_log_of_uniform(Double u) { return Double(-2.0) * value_of(reduced_logarithm(u)); }
+template <int P>
+VAE_FUSED_INLINE VectorOf<double, P> minus_two_log_of_uniform(VectorOf<double, P> u) {
+  return VectorOf<double, P>(-2.0) * value_of(reduced_logarithm(u));
+}
 
 // sin and cos of an angle in [0, 2 pi]: the nearest multiple q of pi/2 is taken off in three steps, of which the first
 // is exact, then minimax polynomials on [-pi/4, pi/4], relative error 2^-58, and a swap and signs by the two low bits
 // of q.
-VAE_FUSED_LONG void sincos_of_turn(Double angle, Double& sine, Double& cosine) {
+template <int P>
+VAE_FUSED_INLINE void sincos_of_turn(VectorOf<double, P> angle, VectorOf<double, P>& sine,
+                                     VectorOf<double, P>& cosine) {
+  using Double = VectorOf<double, P>;
   using namespace double_constants;
   constexpr double kSine[] = {-0.1666666666666663,    0.008333333333322118,  -0.00019841269829589165,
                               2.7557313621267693e-06, -2.50507477453837e-08, 1.5896229182514523e-10};
@@ -136,14 +144,14 @@ VAE_FUSED_LONG void sincos_of_turn(Double angle, Double& sine, Double& cosine) {
   const Double s = fused_multiply_add(square * r, polynomial(square, kSine), r);
   const Double c = fused_multiply_add(square * square, polynomial(square, kCosine),
                                       fused_multiply_add(Double(-0.5), square, Double(1.0)));
-  for (int i = 0; i < kParts; ++i) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     const NativeWide quadrant = (NativeWide)shifted.part[i];
     const NativeWide odd = NativeWide{} - (quadrant & 1);  // all bits or none
     const NativeWide sines = (NativeWide)s.part[i], cosines = (NativeWide)c.part[i];
     const NativeWide swapped = (sines ^ cosines) & odd;
     sine.part[i] = (NativeDouble)(sines ^ swapped ^ ((quadrant & 2) << 62));
     cosine.part[i] = (NativeDouble)(cosines ^ swapped ^ (((quadrant + 1) & 2) << 62));
-  }
+  });
 }
 
 // ---- of the reconstruction terms -----------------------------------------------------------------------------------
@@ -152,7 +160,7 @@ VAE_FUSED_INLINE Double reciprocal(Double x) { return Double(1.0) / x; }
 
 VAE_FUSED_INLINE Double at_least(Double x, Double low) { return maximum(x, low); }
 
-VAE_FUSED_INLINE Double product_and_sum(Double a, Double b, Double c) { return fused_multiply_add(a, b, c); }
+VAE_FUSED_INLINE Double exponential_of(Double x) { return exponential(x).value; }
 
 VAE_FUSED_INLINE Double decay(Double x) { return exponential_of(Double(0.0) - absolute(x)); }
 

@@ -10,73 +10,81 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// Sixteen float64 sums of floats, lane by lane, without contraction, then a fixed tree: the same bits on every
-// instruction set.
+// Sixteen float64 sums of floats: that of lane l has the elements l, l + 16, l + 32, ... of a run, added in turn and
+// without contraction, and a fixed tree adds up the lanes. The same bits on every instruction set.
 class LaneSum {
  public:
   VAE_FUSED_HOST_DEVICE LaneSum() {
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] = NativeDouble{};
+    repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = NativeDouble{}; });
   }
 
-  VAE_FUSED_HOST_DEVICE void add(Float value) {
-    NativeDouble wide[2 * kParts];
-    widen(value, wide);
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] += wide[i];
+  VAE_FUSED_HOST_DEVICE void add(const Float& value) {
+    widened(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide; });
   }
 
-  VAE_FUSED_HOST_DEVICE void add_square(Float value) {
-    NativeDouble wide[2 * kParts];
-    widen(value, wide);
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] += wide[i] * wide[i];
+  VAE_FUSED_HOST_DEVICE void add_square(const Float& value) {
+    widened(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide * wide; });
   }
 
   VAE_FUSED_HOST_DEVICE double total() const {
-    double lanes[kLanes];
-    std::memcpy(lanes, sums_, sizeof(lanes));
-    for (int half = kLanes / 2; half > 0; half /= 2) {
-      for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    NativeDouble sums[kRegisters];
+    repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums[i] = sums_[i]; });
+    for (int half = kRegisters / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
     }
-    return lanes[0];
+    return folded_sum(sums[0]);
   }
 
  private:
-  VAE_FUSED_HOST_DEVICE static void widen(Float value, NativeDouble* wide) {
-    for (int i = 0; i < kParts; ++i) {
+  static constexpr int kRegisters = 16 / kWideLanes;
+
+  // body(two registers of doubles for each of floats, the index of the sums that they belong to)
+  template <class Body>
+  VAE_FUSED_HOST_DEVICE static void widened(const Float& value, Body body) {
+    repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+      const NativeFloat part = value.part[i];
 #if defined(__AVX512F__)
-      wide[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(value.part[i]));
-      wide[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(value.part[i], 1));
+      const NativeDouble low = _mm512_cvtps_pd(_mm512_castps512_ps256(part));
+      const NativeDouble high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(part, 1));
 #elif defined(__AVX2__)
-      wide[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(value.part[i]));
-      wide[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(value.part[i], 1));
+      const NativeDouble low = _mm256_cvtps_pd(_mm256_castps256_ps128(part));
+      const NativeDouble high = _mm256_cvtps_pd(_mm256_extractf128_ps(part, 1));
 #else
-      for (int lane = 0; lane < kNativeLanes; ++lane) wide[2 * i + lane / 2][lane % 2] = value.part[i][lane];
+      const NativeDouble low = {part[0], part[1]}, high = {part[2], part[3]};
 #endif
-    }
+      body(low, 2 * i % kRegisters);
+      body(high, (2 * i + 1) % kRegisters);
+    });
   }
 
-  NativeDouble sums_[2 * kParts];  // [16] lanes
+  NativeDouble sums_[kRegisters];  // [16] lanes
 };
 
 // Eight sums of doubles with what their additions lost, so that the error does not grow with the number of terms, then
 // a fixed tree of the same: as exact as the data, and the same bits on every instruction set.
 class CompensatedLaneSum {
  public:
-  VAE_FUSED_HOST_DEVICE CompensatedLaneSum() : sums_(0.0), lost_(0.0) {}
+  VAE_FUSED_HOST_DEVICE CompensatedLaneSum() {
+    repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = lost_[i] = NativeDouble{}; });
+  }
 
   VAE_FUSED_HOST_DEVICE void add(Double value) {
-    const TwoSum<Double> next(sums_, value);
-    sums_ = next.sum;
-    lost_ = lost_ + next.lost;
+    repeat<kParts>([&](int part) VAE_FUSED_LAMBDA {
+      const int i = part % kRegisters;
+      const TwoSum<NativeDouble> next(sums_[i], value.part[part]);
+      sums_[i] = next.sum;
+      lost_[i] += next.lost;
+    });
   }
 
   VAE_FUSED_HOST_DEVICE void add_square(Double value) { add(value * value); }
 
   // Of an infinite sum nothing finite was lost, and inf - inf must not make it NaN.
   VAE_FUSED_HOST_DEVICE double total() const {
-    double sums[Double::kCount], lost[Double::kCount];
-    store(sums, sums_);
-    store(lost, lost_);
-    for (int half = Double::kCount / 2; half > 0; half /= 2) {
+    double sums[kSums], lost[kSums];
+    std::memcpy(sums, sums_, sizeof(sums));
+    std::memcpy(lost, lost_, sizeof(lost));
+    for (int half = kSums / 2; half > 0; half /= 2) {
       for (int lane = 0; lane < half; ++lane) {
         const TwoSum<double> next(sums[lane], sums[lane + half]);
         sums[lane] = next.sum;
@@ -87,7 +95,9 @@ class CompensatedLaneSum {
   }
 
  private:
-  Double sums_, lost_;
+  static constexpr int kSums = 8, kRegisters = kSums / kWideLanes;
+
+  NativeDouble sums_[kRegisters], lost_[kRegisters];  // [8] lanes
 };
 
 // What sums vectors of T.

@@ -23,13 +23,6 @@
 #endif
 
 #define VAE_FUSED_INLINE static inline __attribute__((always_inline))
-// Of a function that is long next to the price of a call, where a vector takes several registers: inlined in every loop
-// it would make most of the code of the kernels, and of the time to compile it.
-#if VAE_FUSED_NATIVE_LANES == 4
-#define VAE_FUSED_LONG static __attribute__((noinline))
-#else
-#define VAE_FUSED_LONG VAE_FUSED_INLINE
-#endif
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -60,6 +53,12 @@ VAE_FUSED_INLINE NativeFloat maximum(NativeFloat x, NativeFloat low) { return _m
 VAE_FUSED_INLINE NativeDouble maximum(NativeDouble x, NativeDouble low) { return _mm512_max_pd(low, x); }
 VAE_FUSED_INLINE void stream(float* destination, NativeFloat value) { _mm512_stream_ps(destination, value); }
 VAE_FUSED_INLINE void stream(double* destination, NativeDouble value) { _mm512_stream_pd(destination, value); }
+// The upper half of the lanes onto the lower one, until one is left.
+VAE_FUSED_INLINE double folded_sum(NativeDouble x) {
+  const __m256d four = _mm512_castpd512_pd256(x) + _mm512_extractf64x4_pd(x, 1);
+  const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+  return two[0] + two[1];
+}
 
 // The first count lanes.
 VAE_FUSED_INLINE NativeFloat load_masked(const float* source, int count) {
@@ -92,6 +91,10 @@ VAE_FUSED_INLINE NativeFloat maximum(NativeFloat x, NativeFloat low) { return _m
 VAE_FUSED_INLINE NativeDouble maximum(NativeDouble x, NativeDouble low) { return _mm256_max_pd(low, x); }
 VAE_FUSED_INLINE void stream(float* destination, NativeFloat value) { _mm256_stream_ps(destination, value); }
 VAE_FUSED_INLINE void stream(double* destination, NativeDouble value) { _mm256_stream_pd(destination, value); }
+VAE_FUSED_INLINE double folded_sum(NativeDouble x) {
+  const __m128d two = _mm256_castpd256_pd128(x) + _mm256_extractf128_pd(x, 1);
+  return two[0] + two[1];
+}
 
 #else
 
@@ -116,6 +119,7 @@ VAE_FUSED_INLINE void stream(float* destination, NativeFloat value) {
 VAE_FUSED_INLINE void stream(double* destination, NativeDouble value) {
   __builtin_memcpy(destination, &value, sizeof(value));
 }
+VAE_FUSED_INLINE double folded_sum(NativeDouble x) { return x[0] + x[1]; }
 
 #endif
 

@@ -12,11 +12,11 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// A round waits for the multiplication of the one before, and a logarithm for its own terms: several vectors of blocks
-// at a time keep the units busy. Where a register holds a whole vector there is room for four of them.
-constexpr int kVectorsPerStep = kParts == 1 ? 4 : 1;
+// A round waits for the multiplication of the one before, and a logarithm for its own terms: several registers of
+// blocks at a time keep the units busy, as many as there is room for.
+constexpr int kRegistersPerStep = kNativeLanes == 8 ? 2 : 4;
 template <class T>
-constexpr int kNormalsPerVector = 2 * VectorOf<T>::kCount;
+constexpr int kNormalsPerRegister = 2 * VectorOf<T>::kPartCount;
 
 VAE_FUSED_INLINE NativeWide multiply_low_halves(NativeWide a, NativeWide b) {
 #if defined(__AVX512F__)
@@ -43,8 +43,13 @@ VAE_FUSED_INLINE NativeFloat float_of_words(NativeWord words) {
 
 // Uniforms in (0, 1] from the low halves of even and odd, interleaved.
 VAE_FUSED_INLINE NativeFloat uniforms(NativeWide even, NativeWide odd) {
+#if defined(__AVX512F__)
+  const NativeWord words = (NativeWord)_mm512_mask_shuffle_epi32((__m512i)even, 0xaaaa, (__m512i)odd, _MM_PERM_CCAA);
+#else
   const NativeWord words = (NativeWord)((even & 0xffffffffu) | (odd << 32));
-  return float_of_words(words) * 0x1p-32f + 0x1p-33f;
+#endif
+  // The product is exact, so that one rounding or two give the same.
+  return fused_multiply_add(float_of_words(words), 0x1p-32f - NativeFloat{}, 0x1p-33f - NativeFloat{});
 }
 
 // 2^52 + word, whose last bits are those of the word, less 2^52.
@@ -119,7 +124,7 @@ struct PhiloxWords {
 // Those of the blocks from counter on.
 template <int kGroups>
 VAE_FUSED_INLINE void philox_words(uint64_t counter, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
-  for (int i = 0; i < kGroups; ++i) {
+  repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
     // The first round on words 2 = 3 = 0.
     const NativeWide counters = first_of_lanes() + (counter + i * kWideLanes);
     const NativeWide product = multiply_low_halves(counters, NativeWide{} + kPhiloxMultiplier0);
@@ -127,17 +132,17 @@ VAE_FUSED_INLINE void philox_words(uint64_t counter, const RoundKeys& keys, Phil
     words.word1[i] = NativeWide{};
     words.word2[i] = (product >> 32) ^ keys.key1[0];
     words.word3[i] = product;
-  }
+  });
 #pragma GCC unroll 10
   for (int round = 1; round < kPhiloxRounds; ++round) {
-    for (int i = 0; i < kGroups; ++i) {
+    repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
       const NativeWide product0 = multiply_low_halves(words.word0[i], NativeWide{} + kPhiloxMultiplier0);
       const NativeWide product1 = multiply_low_halves(words.word2[i], NativeWide{} + kPhiloxMultiplier1);
       words.word0[i] = (product1 >> 32) ^ words.word1[i] ^ keys.key0[round];
       words.word1[i] = product1;
       words.word2[i] = (product0 >> 32) ^ words.word3[i] ^ keys.key1[round];
       words.word3[i] = product0;
-    }
+    });
   }
 }
 
@@ -155,53 +160,38 @@ VAE_FUSED_INLINE void uniforms_of_group(const PhiloxWords<kGroups>& words, int g
   u2 = wide_uniforms(words.word2[group], words.word3[group]);
 }
 
-// The kVectors * kNormalsPerVector normals of the blocks from counter on, in order.
-template <int kVectors, class T>
+// The normals of kRegisters registers of blocks from counter on, in order.
+template <int kRegisters, class T>
 VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, T* out) {
-  PhiloxWords<kVectors * kParts> words;
+  PhiloxWords<kRegisters> words;
   philox_words(counter, keys, words);
-  for (int vector = 0; vector < kVectors; ++vector) {
-    VectorOf<T> u1, u2;
-    for (int i = 0; i < kParts; ++i) uniforms_of_group(words, vector * kParts + i, u1.part[i], u2.part[i]);
-    const NormalPair<VectorOf<T>> pair = box_muller(u1, u2);
-    T* of_vector = out + vector * kNormalsPerVector<T>;
-    for (int i = 0; i < kParts; ++i) {
-      store_interleaved(of_vector + 2 * i * VectorOf<T>::kPartCount, pair.first.part[i], pair.second.part[i]);
-    }
-  }
+  VectorOf<T, kRegisters> u1, u2;
+  repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { uniforms_of_group(words, i, u1.part[i], u2.part[i]); });
+  const NormalPair<VectorOf<T, kRegisters>> pair = box_muller(u1, u2);
+  repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA {
+    store_interleaved(out + i * kNormalsPerRegister<T>, pair.first.part[i], pair.second.part[i]);
+  });
 }
 
 // Normals first .. first + count - 1 of a key. They are written into buffer, which has room for count + kNoiseSlack
 // elements, and begin where the returned pointer points.
-constexpr int kNoiseSlack = kNormalsPerVector<float> + 4;
+constexpr int kNoiseSlack = kRegistersPerStep * kNormalsPerRegister<float> + 4;
 
 template <class T>
-VAE_FUSED_INLINE const T* normals_of_key(uint64_t seed, uint64_t offset, int64_t first, int64_t count, T* buffer) {
-  constexpr int kOfBlock = NormalBlock<T>::kLanes, kOfVector = kNormalsPerVector<T>;
-  constexpr int kStep = kVectorsPerStep * kOfVector;
+VAE_FUSED_INLINE const T* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count, T* buffer) {
+  constexpr int kOfBlock = NormalBlock<T>::kLanes, kOfRegister = kNormalsPerRegister<T>;
+  constexpr int kStep = kRegistersPerStep * kOfRegister;
   const RoundKeys keys(seed);
   const int skip = static_cast<int>(first % kOfBlock);
   uint64_t counter = offset + static_cast<uint64_t>(first / kOfBlock);
   int64_t done = 0;
-  if constexpr (kVectorsPerStep > 1) {
-    for (; done + kStep <= count + skip; done += kStep, counter += kStep / kOfBlock) {
-      normals_of_step<kVectorsPerStep>(counter, keys, buffer + done);
-    }
+  for (; done + kStep <= count + skip; done += kStep, counter += kStep / kOfBlock) {
+    normals_of_step<kRegistersPerStep>(counter, keys, buffer + done);
   }
-  for (; done < count + skip; done += kOfVector, counter += kOfVector / kOfBlock) {
+  for (; done < count + skip; done += kOfRegister, counter += kOfRegister / kOfBlock) {
     normals_of_step<1>(counter, keys, buffer + done);
   }
   return buffer + skip;
-}
-
-VAE_FUSED_INLINE const float* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count,
-                                           float* buffer) {
-  return normals_of_key(seed, offset, first, count, buffer);
-}
-// Not inlined: it is much code, and a call is nothing beside the normals of a segment.
-static __attribute__((noinline)) const double* fill_normals(uint64_t seed, uint64_t offset, int64_t first,
-                                                            int64_t count, double* buffer) {
-  return normals_of_key(seed, offset, first, count, buffer);
 }
 
 }  // namespace VAE_FUSED_ISA

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/reconstruction.h"
-#include "cpu/kernels/tile.h"
+#include "cpu/kernels/items.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -18,32 +18,29 @@ template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
   using Vector = VectorOf<T>;
-  const bool streamed = p.streamed && whole_vectors(plan);
+  ElementBuffer<T> elements_to_sum, item_weights;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const InputTile<T> recon(p.recon, p.extent, range.begin, range.count);
     InputTile<T> target(p.target, p.extent, range.begin, range.count);
     if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target);
-    OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, streamed);
-    OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, streamed);
+    OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
+    OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
     const unsigned types = types_of(recon, target, grad_recon, grad_target);
-    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const Vector weight(static_cast<T>(weight_of(p.weight, segment.item)));
-      SumOf<T> sum;
-      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
-        const int at = segment.start + i;
-        const auto element = squared_error(recon(at, lanes), target(at, lanes));
-        sum.add_square(element.root);
-        const Vector gradient = weight * element.derivative;
-        if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
-        if (grad_target.wanted()) grad_target.put(at, Vector(0.0f) - gradient, lanes);
-      });
-      if (p.partials != nullptr) p.partials[segment.partial] = sum.total();
+    const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
+    ItemSums<T, Summed::kSquares> sums(plan, elements_to_sum);
+    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      const auto element = squared_error(recon(at, lanes), target(at, lanes));
+      if (p.partials != nullptr) sums.add(at, element.root, lanes);
+      const Vector gradient = weights(at) * element.derivative;
+      if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
+      if (grad_target.wanted()) grad_target.put(at, Vector(0.0f) - gradient, lanes);
     });
+    if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
     grad_recon.finish(p.grad_recon, p.extent, range.begin, range.count);
     grad_target.finish(p.grad_target, p.extent, range.begin, range.count);
   }
-  if (streamed) order_streamed_stores();
+  if (p.streamed) order_streamed_stores();
 }
 
 static void reconstruction(const ReconstructionParams& p, const TilePlan& plan, int64_t first, int64_t last) {

@@ -13,31 +13,11 @@ namespace VAE_FUSED_ISA {
 // Beyond the bounds, and at NaN, the gradient is zero.
 template <class S>
 VAE_FUSED_INLINE VectorOf<S> zero_beyond(VectorOf<S> x, VectorOf<S> low, VectorOf<S> high, VectorOf<S> gradient) {
-  for (int i = 0; i < kParts; ++i) {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     const auto passes = (x.part[i] >= low.part[i]) & (x.part[i] <= high.part[i]);
     gradient.part[i] = passes ? gradient.part[i] : typename VectorOf<S>::Register{};
-  }
+  });
   return gradient;
-}
-
-// Lanes beyond a partial vector hold 0, which adds nothing to a sum, and must hold it still when 0 is out of bounds.
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> wanted_lanes(VectorOf<S> x, Full) {
-  return x;
-}
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> wanted_lanes(VectorOf<S> x, Partial lanes) {
-  S values[VectorOf<S>::kCount];
-  store(values, x);
-  return load_partial(values, lanes.count);
-}
-
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> wanted_lanes(VectorOf<S> x, Either lanes) {
-  if (lanes.count == VectorOf<S>::kCount) return x;
-  S values[VectorOf<S>::kCount];
-  store(values, x);
-  return load_rest(values, lanes.count);
 }
 
 template <class T>
@@ -48,10 +28,7 @@ class ClampOfTile {
   VAE_FUSED_HOST_DEVICE explicit ClampOfTile(const ScaleForm& form)
       : active_(form.clamp == ClampKind::kHard), low_(static_cast<T>(form.low)), high_(static_cast<T>(form.high)) {}
 
-  template <class Lanes>
-  VAE_FUSED_HOST_DEVICE Vector operator()(Vector logvar, Lanes lanes) const {
-    return active_ ? wanted_lanes(clamp(logvar, low_, high_), lanes) : logvar;
-  }
+  VAE_FUSED_HOST_DEVICE Vector operator()(Vector logvar) const { return active_ ? clamp(logvar, low_, high_) : logvar; }
 
   // The gradient to logvar from the gradient to the clamped one.
   VAE_FUSED_HOST_DEVICE Vector gradient(Vector logvar, Vector to_clamped) const {

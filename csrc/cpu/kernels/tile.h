@@ -67,12 +67,6 @@ class InputTile {
   TileBuffer<T> buffer_;
 };
 
-// Whether whole vectors lie at multiples of their size where a tile does: one of several items needs items of whole
-// vectors. Stores past the caches fault elsewhere.
-VAE_FUSED_INLINE bool whole_vectors(const TilePlan& plan) {
-  return plan.items_per_tile == 1 || plan.item_numel % kLanes == 0;
-}
-
 // An output tile: written in place, past the caches where it is streamed, or into a buffer that finish() scatters.
 template <class T>
 class OutputTile {
@@ -122,11 +116,6 @@ class OutputTile {
   VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, VectorOf<T> value, Partial lanes) {
     store_partial(destination, value, lanes.count);
   }
-  template <class Stored>
-  VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, VectorOf<T> value, Either lanes) {
-    if (lanes.count == VectorOf<T>::kCount) return put_in(destination, value, Full{});
-    store_rest(destination, value, lanes.count);
-  }
 
   bool wanted_, buffered_ = false, streamed_ = false;
   ElementType type_ = ElementType::kFloat;
@@ -139,13 +128,6 @@ VAE_FUSED_INLINE void order_streamed_stores() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
-}
-
-VAE_FUSED_INLINE double weight_of(const Weight& weight, int64_t item) {
-  if (weight.values == nullptr) return weight.scale;
-  double value = 0.0;
-  with_type(weight.type, weight.values, [&](auto* values) { value = widen(values[item * weight.stride]); });
-  return value * weight.scale;
 }
 
 }  // namespace VAE_FUSED_ISA

@@ -7,17 +7,12 @@
 #include "cpu/kernels/lane_sum.h"
 #include "cpu/tile_plan.h"
 
-#define VAE_FUSED_LAMBDA __attribute__((always_inline))
-
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// What a loop hands its body: a whole vector, the first lanes of one, or either.
+// What a loop hands its body: a whole vector, or the first lanes of one.
 struct Full {};
 struct Partial {
-  int count;
-};
-struct Either {
   int count;
 };
 // The same with the type that all tiles of the loop hold, or void where they differ and each has to be asked.
@@ -27,10 +22,6 @@ struct FullOf : Full {
 };
 template <class Type>
 struct PartialOf : Partial {
-  using Stored = Type;
-};
-template <class Type>
-struct EitherOf : Either {
   using Stored = Type;
 };
 
@@ -50,14 +41,6 @@ template <class S>
 VAE_FUSED_INLINE VectorOf<S> load(const S* source, Partial lanes) {
   return load_partial(source, lanes.count);
 }
-template <class S>
-static __attribute__((noinline)) VectorOf<S> load_rest(const S* source, int count) {
-  return load_partial(source, count);
-}
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> load(const S* source, Either lanes) {
-  return lanes.count == VectorOf<S>::kCount ? load(source) : load_rest(source, lanes.count);
-}
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load(const Stored* source, Full) {
   return load_widened(source);
@@ -65,11 +48,6 @@ VAE_FUSED_INLINE Float load(const Stored* source, Full) {
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load(const Stored* source, Partial lanes) {
   return load_widened_partial(source, lanes.count);
-}
-
-template <class S>
-static __attribute__((noinline)) void store_rest(S* destination, VectorOf<S> value, int count) {
-  store_partial(destination, value, count);
 }
 
 template <class T, class Stored, class Body>
@@ -83,24 +61,15 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
 // body(index, lanes) over count elements of tiles of these types. Where they all have one type the loop is compiled for
 // it: a test of the type at every access costs as much as the conversion itself. The narrower instruction sets do
 // without: their conversions cost more than the test, and the compiler takes minutes over the additional loops. Tiles
-// of doubles hold nothing else, and there a narrower instruction set does with one body for whole and partial vectors.
+// of doubles hold nothing else.
 template <class T, class Body>
 VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Body body) {
-  if constexpr (std::is_same_v<T, double>) {
-    constexpr int step = VectorOf<T>::kCount;
-    if constexpr (kParts == 1) {
-      for_each_vector_of<T, double>(count, body);
-    } else {
-      for (int i = 0; i < count; i += step) body(i, EitherOf<double>{{count - i < step ? count - i : step}});
-    }
-  } else {
-    if constexpr (kParts == 1) {
-      if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, body);
-      if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, body);
-      if (types == type_bit(ElementType::kBFloat16)) return for_each_vector_of<T, BFloat16>(count, body);
-    }
-    for_each_vector_of<T, void>(count, body);
+  if constexpr (std::is_same_v<T, float> && kNativeLanes == 16) {
+    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, body);
+    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, body);
+    if (types == type_bit(ElementType::kBFloat16)) return for_each_vector_of<T, BFloat16>(count, body);
   }
+  for_each_vector_of<T, std::conditional_t<std::is_same_v<T, double>, double, void>>(count, body);
 }
 
 }  // namespace VAE_FUSED_ISA

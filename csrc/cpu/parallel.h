@@ -15,8 +15,10 @@ namespace vae_fused {
 constexpr int64_t kGrainMemory = 1 << 15;
 constexpr int64_t kGrainNoise = 1 << 13;
 
-// Outputs beyond this no longer fit the caches; written past them, they leave the inputs in.
-constexpr int64_t kStreamedBytes = 24 << 20;
+// Outputs beyond this are written past the caches. An operator has five to seven tensors of the size of an output, which
+// together no longer fit: a store into the caches would first read what it overwrites, and evict what is still to be
+// read.
+constexpr int64_t kStreamedBytes = 6 << 20;
 
 using Partials = c10::SmallVector<double, 256>;
 

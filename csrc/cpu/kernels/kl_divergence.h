@@ -61,8 +61,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
         element.value = factor * element.value;
         weight = weight * factor;
       } else {
-        element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance), mean_of_prior,
-                                     prior_clamped(prior));
+        element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance), mean_of_prior, prior_clamped(prior));
       }
       if (p.partials != nullptr) sums.add(at, element.value, lanes);
       if (elements.wanted()) elements.put(at, element.value, lanes);

@@ -54,7 +54,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
         const auto mean = mu(at, lanes);
         if constexpr (kTransforms) {
           const auto element = scale_of_vector(p.scale, logvar(at, lanes));
-          out.put(at, mean + temperature * element.sigma * load(noise + at, lanes), lanes);
+          out.put(at, product_and_sum(temperature * element.sigma, load(noise + at, lanes), mean), lanes);
           if constexpr (kWithKL) {
             const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
             kl.add(at, factors_of(factors, at, lanes) * unit_kl, lanes);

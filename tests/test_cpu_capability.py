@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import vae_fused as vf
-
-CAPABILITIES = ("baseline", "avx2", "avx512")
-BEST = vf.build_info()["cpu_capability"]
+from helpers.capabilities import BEST, CAPABILITIES, ELSEWHERE, available_capabilities, run
 
 pytestmark = pytest.mark.skipif(BEST is None, reason="built without the extension")
 
@@ -45,35 +41,32 @@ for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         "grad mu": mu.grad,
         "grad logvar": logvar.grad,
     }
+
+recon, target, mu, logvar = (t.double() for t in wide.values())
+wide_results = results["everything in float64"] = {}
+sigmas = {"gaussian_nll": {"log_sigma": logvar}, "laplace_nll": {"log_sigma": logvar}}
+for term in ("mse", "l1", "smooth_l1", "bce_with_logits", "bce", "gaussian_nll", "laplace_nll"):
+    leaves = [t.clone().requires_grad_() for t in (recon, target)]
+    loss = vf.elbo_loss(*leaves, mu, logvar, recon_loss=term, weight=target, reduction="sample", **sigmas.get(term, {}))
+    wide_results[term] = torch.stack([loss.detach()])
+    for name, gradient in zip(("recon", "target"), torch.autograd.grad(loss.sum(), leaves)):
+        wide_results[f"{term}, {name}"] = gradient
+for form in ("logvar", "log_std", "std", "var", "exp_std", "exp_var", "softplus_std", "softplus_var"):
+    raw = (logvar.abs() + 0.1 if form in ("std", "var") else logvar).requires_grad_()
+    z, kl = vf.reparameterize_with_kl(mu, raw, key=key, parameterization=form)
+    wide_results[f"{form}, z"], wide_results[f"{form}, kl"] = z.detach(), kl.detach()
+    (wide_results[f"{form}, raw"],) = torch.autograd.grad(z.sum() + kl.sum(), raw)
 torch.save(results, sys.argv[1])
 """
-
-# "python -c" puts the working directory on the path; in the root of the source it would find the package unbuilt.
-ELSEWHERE = Path(__file__).parent
-
-
-def run(capability, *arguments, program=PROGRAM):
-    environment = {**os.environ, "VAE_FUSED_CPU_CAPABILITY": capability}
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=ELSEWHERE,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("capabilities")
-    available = (
-        CAPABILITIES[: CAPABILITIES.index(BEST) + 1] if not os.environ.get("VAE_FUSED_CPU_CAPABILITY") else (BEST,)
-    )
     loaded = {}
-    for capability in available:
+    for capability in available_capabilities():
         path = folder / f"{capability}.pt"
-        finished = run(capability, str(path))
+        finished = run(capability, str(path), program=PROGRAM)
         assert finished.returncode == 0, finished.stderr
         loaded[capability] = torch.load(path)
     return loaded
@@ -118,6 +111,24 @@ def test_the_rest_agrees_to_rounding(results, dtype, name):
         # One step of the result's dtype, where the values lie on both sides of a rounding boundary.
         step = torch.finfo(best.dtype).eps
         torch.testing.assert_close(best, other, rtol=4 * step, atol=16 * torch.finfo(torch.float32).eps)
+
+
+def test_avx2_and_avx512_are_equal_to_the_bit_in_float64(results):
+    if not {"avx2", "avx512"} <= results.keys():
+        pytest.skip("this processor has no AVX-512, or the environment asks for one instruction set")
+    for kind in ("torch.float64", "everything in float64"):
+        for name, best in results["avx512"][kind].items():
+            assert torch.equal(best, results["avx2"][kind][name]), name
+
+
+def test_every_term_and_form_agrees_in_float64(results):
+    for name, best in results[BEST]["everything in float64"].items():
+        _, rest = others(results, "everything in float64", name)
+        for other in rest:
+            # A few roundings of numbers of the size of 10, and of the element itself.
+            torch.testing.assert_close(
+                best, other, rtol=2e-15, atol=1e-14, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 @pytest.mark.parametrize("wrong", ["sse9", "AVX2", " avx2", "avx512,avx2"])

@@ -1,4 +1,4 @@
-// A float64 sum whose error does not grow with the number of terms: Neumaier 1974.
+// Float64 sums whose error does not grow with the number of terms.
 #pragma once
 
 #include <cmath>
@@ -7,6 +7,18 @@
 
 namespace vae_fused {
 
+// The sum of two numbers, and what rounding it lost, exactly: Knuth's two-sum, which needs no comparison.
+template <class T>
+struct TwoSum {
+  T sum, lost;
+
+  VAE_FUSED_HOST_DEVICE TwoSum(T a, T b) : sum(a + b) {
+    const T added = sum - a;
+    lost = (a - (sum - added)) + (b - added);
+  }
+};
+
+// Neumaier 1974.
 class CompensatedSum {
  public:
   VAE_FUSED_HOST_DEVICE void add(double value) {

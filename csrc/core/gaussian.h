@@ -23,7 +23,8 @@ VAE_FUSED_HOST_DEVICE Posterior<T> posterior(T mu, T logvar) {
   const T half(0.5f);
   const auto e = exponential(half * logvar);
   const T h = e.minus_one;
-  return {e.value, h * (h + T(2.0f)), half * (mu * mu + h * h) + e.minus_one_minus_x};
+  const T squares = product_and_sum(mu, mu, h * h);
+  return {e.value, h * (h + T(2.0f)), product_and_sum(half, squares, e.minus_one_minus_x)};
 }
 
 #if defined(__CUDACC__)

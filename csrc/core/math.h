@@ -47,9 +47,14 @@ __device__ __forceinline__ float clamp(float x, float low, float high) {
   x = x < low ? low : x;
   return x > high ? high : x;
 }
-__device__ __forceinline__ float minimum(float x, float high) { return x > high ? high : x; }
-__device__ __forceinline__ float round_to_nearest(float x) { return rintf(x); }
-__device__ __forceinline__ float power_of_two(float k) { return __int_as_float((static_cast<int>(k) + 127) << 23); }
+__device__ __forceinline__ float maximum(float x, float low) { return x < low ? low : x; }
+__device__ __forceinline__ float product_and_sum(float a, float b, float c) { return fmaf(a, b, c); }
+// k, the integer nearest to x / ln 2 but at most 127, and 2^k, which is 0 for k = -127.
+__device__ __forceinline__ void nearest_power(float x, float& k, float& power) {
+  const float nearest = rintf(x * 1.44269504f);
+  k = nearest > 127.0f ? 127.0f : nearest;
+  power = __int_as_float((static_cast<int>(k) + 127) << 23);
+}
 #endif
 
 // ---- float and float vectors: one polynomial -----------------------------------------------------------------------
@@ -57,18 +62,17 @@ __device__ __forceinline__ float power_of_two(float k) { return __int_as_float((
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2High = 0.693359375f;  // few enough bits for k * kLn2High to be exact
 constexpr float kLn2Low = -2.12194440e-4f;
-// Below, 2^k would be subnormal: e^x is then 1.2e-38 and no longer falls. Above, e^x is infinite long before 300.
-constexpr float kExponentialLowest = -87.33f;
-constexpr float kExponentialHighest = 300.0f;
-constexpr float kLargestPower = 127.0f;
+// There, and below, 2^k would be subnormal and is 0. Above, k stays at 127 and e^r overflows when e^x does.
+constexpr float kExponentialLowest = -88.0f;
 
 // e^x = 2^k e^r with |r| <= ln 2 / 2, and e^r - 1 - r = r^2 P(r); P is a minimax polynomial, relative error 3e-9.
 // For k = 0 both shifted forms come from r^2 P(r) alone: the terms that would cancel are exactly zero.
 template <class T>
 VAE_FUSED_HOST_DEVICE Exponential<T> exponential_polynomial(T x) {
-  const T clamped = clamp(x, T(kExponentialLowest), T(kExponentialHighest));
-  const T k = minimum(round_to_nearest(clamped * T(kLog2E)), T(kLargestPower));
-  T r = fused_multiply_add(k, T(-kLn2High), clamped);
+  const T raised = maximum(x, T(kExponentialLowest));
+  T k, power;
+  nearest_power(raised, k, power);
+  T r = fused_multiply_add(k, T(-kLn2High), raised);
   r = fused_multiply_add(k, T(-kLn2Low), r);
   T p = fused_multiply_add(T(0.000199075745f), r, T(0.00139336439f));
   p = fused_multiply_add(p, r, T(0.00833328627f));
@@ -76,7 +80,6 @@ VAE_FUSED_HOST_DEVICE Exponential<T> exponential_polynomial(T x) {
   p = fused_multiply_add(p, r, T(0.166666672f));
   p = fused_multiply_add(p, r, T(0.5f));
   const T tail = r * r * p;
-  const T power = power_of_two(k);
   const T power_minus_one = power - T(1.0f);
   const T body = r + tail;
   return {fused_multiply_add(power, body, power), fused_multiply_add(power, body, power_minus_one),
@@ -110,6 +113,9 @@ VAE_FUSED_HOST_DEVICE T log_polynomial(T u) {
 }
 
 // ---- double --------------------------------------------------------------------------------------------------------
+
+// a * b + c, in one rounding where that is cheap.
+VAE_FUSED_HOST_DEVICE double product_and_sum(double a, double b, double c) { return a * b + c; }
 
 VAE_FUSED_HOST_DEVICE double square_root(double x) { return ::sqrt(x); }
 

@@ -65,9 +65,8 @@ struct BCEWithLogits {
   VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T) const {
     const T zero(0.0f), one(1.0f), minus_recon = zero - recon;
     const T fallen = decay(recon);
-    const T of_larger = reciprocal(one + fallen);  // sigmoid(|recon|)
-    const T sigmoid = select_less(recon, zero, fallen * of_larger, of_larger);
-    const T against = select_less(zero, recon, one - target, target);
+    const T sigmoid = select_less(recon, zero, fallen, one) * reciprocal(one + fallen);
+    const T against = select_less(recon, zero, target, one - target);
     return {product_and_sum(absolute(recon), against, log_one_plus_of_unit(fallen)), sigmoid - target, minus_recon,
             zero};
   }

@@ -82,15 +82,15 @@ VAE_FUSED_INLINE void widen_run(const Stored* source, int64_t stride, int count,
   if (stride == 1) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4 && sizeof(Stored) == 2) {
-      for (; i + kLanes <= count; i += kLanes) {
+      for (; i + kNativeLanes <= count; i += kNativeLanes) {
         const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i));
-        Float wide;
+        __m512 wide;
         if constexpr (__is_same(Stored, Half)) {
-          wide.part[0] = _mm512_cvtph_ps(bits);
+          wide = _mm512_cvtph_ps(bits);
         } else {
-          wide.part[0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+          wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
         }
-        store(out + i, wide);
+        _mm512_storeu_ps(out + i, wide);
       }
     }
 #endif
@@ -107,7 +107,7 @@ VAE_FUSED_INLINE void narrow_run(const T* values, int64_t stride, int count, Sto
   if (stride == 1) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4 && __is_same(Stored, Half)) {
-      for (; i + kLanes <= count; i += kLanes) {
+      for (; i + kNativeLanes <= count; i += kNativeLanes) {
         const __m256i bits =
             _mm512_cvtps_ph(_mm512_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(destination + i), bits);

@@ -1,4 +1,4 @@
-// Vectors of 16 half-precision elements, converted in registers between memory and floats.
+// Vectors of half-precision elements, converted in registers between memory and floats.
 #pragma once
 
 #include "cpu/kernels/convert.h"
@@ -6,27 +6,24 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
+template <class Stored>
+concept HalfPrecision = __is_same(Stored, Half) || __is_same(Stored, BFloat16);
+
 #if defined(__AVX512F__)
 
-VAE_FUSED_INLINE Float widen(__m256i bits, const Half*) {
-  Float result;
-  result.part[0] = _mm512_cvtph_ps(bits);
-  return result;
+VAE_FUSED_INLINE NativeFloat widen(__m256i bits, const Half*) { return _mm512_cvtph_ps(bits); }
+VAE_FUSED_INLINE NativeFloat widen(__m256i bits, const BFloat16*) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-VAE_FUSED_INLINE Float widen(__m256i bits, const BFloat16*) {
-  Float result;
-  result.part[0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-  return result;
-}
-VAE_FUSED_INLINE __m256i narrow(Float value, const Half*) {
-  return _mm512_cvtps_ph(value.part[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+VAE_FUSED_INLINE __m256i narrow(NativeFloat value, const Half*) {
+  return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 // To nearest, ties to even; NaN stays NaN and becomes quiet. The upper half of every float is gathered by one
 // permutation, which is cheaper than a shift and a truncation.
-VAE_FUSED_INLINE __m256i narrow(Float value, const BFloat16*) {
-  const __m512i bits = _mm512_castps_si512(value.part[0]);
+VAE_FUSED_INLINE __m256i narrow(NativeFloat value, const BFloat16*) {
+  const __m512i bits = _mm512_castps_si512(value);
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-  const __mmask16 nan = _mm512_cmp_ps_mask(value.part[0], value.part[0], _CMP_UNORD_Q);
+  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
   const __m512i half = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fff), odd, _mm512_set1_epi32(0x8000));
   const __m512i rounded = _mm512_add_epi32(bits, half);
   const __m512i result = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
@@ -35,26 +32,48 @@ VAE_FUSED_INLINE __m256i narrow(Float value, const BFloat16*) {
   return _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper_halves, result));
 }
 
-template <class Stored>
+VAE_FUSED_INLINE __mmask16 mask_of_part(int count, int i) {
+  return static_cast<__mmask16>((1u << lanes_of_part<float>(count, i)) - 1);
+}
+
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
-  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)), source);
+  Float result;
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    const void* of_part = source + i * kNativeLanes;
+    result.part[i] = widen(_mm256_loadu_si256(static_cast<const __m256i*>(of_part)), source);
+  });
+  return result;
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
-  return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), source), source);
+  Float result;
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    result.part[i] = widen(_mm256_maskz_loadu_epi16(mask_of_part(count, i), source + i * kNativeLanes), source);
+  });
+  return result;
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, Float value) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(destination), narrow(value, destination));
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    void* of_part = destination + i * kNativeLanes;
+    _mm256_storeu_si256(static_cast<__m256i*>(of_part), narrow(value.part[i], destination));
+  });
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store_partial(Stored* destination, Float value, int count) {
-  _mm256_mask_storeu_epi16(destination, static_cast<__mmask16>((1u << count) - 1), narrow(value, destination));
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    _mm256_mask_storeu_epi16(destination + i * kNativeLanes, mask_of_part(count, i),
+                             narrow(value.part[i], destination));
+  });
 }
 // Past the caches; destination is 32-byte aligned.
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(destination), narrow(value, destination));
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    void* of_part = destination + i * kNativeLanes;
+    _mm256_stream_si256(static_cast<__m256i*>(of_part), narrow(value.part[i], destination));
+  });
 }
 
 #else
@@ -63,49 +82,60 @@ VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
 // and of the time to compile it.
 #define VAE_FUSED_ELEMENTWISE static __attribute__((noinline))
 
-template <class Stored>
+#if defined(__AVX2__) && defined(__F16C__)
+VAE_FUSED_INLINE __m128i narrow(NativeFloat value, const Half*) {
+  return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// To nearest, ties to even; NaN stays NaN and becomes quiet.
+VAE_FUSED_INLINE __m128i narrow(NativeFloat value, const BFloat16*) {
+  const NativeWord bits = (NativeWord)value;
+  const NativeWord rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const NativeWord result = (value != value ? bits | 0x400000u : rounded) >> 16;
+  return _mm_packus_epi32(_mm256_castsi256_si128((__m256i)result), _mm256_extracti128_si256((__m256i)result, 1));
+}
+#endif
+
+template <HalfPrecision Stored>
 VAE_FUSED_ELEMENTWISE Float load_widened_partial(const Stored* source, int count) {
   alignas(32) float lanes[kLanes] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = widen(source[lane]);
   return load(lanes);
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 #if defined(__AVX2__) && defined(__F16C__)
   Float result;
-  for (int i = 0; i < kParts; ++i) {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i * kNativeLanes));
     if constexpr (__is_same(Stored, Half)) {
       result.part[i] = _mm256_cvtph_ps(bits);
     } else {
       result.part[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
     }
-  }
+  });
   return result;
 #else
   return load_widened_partial(source, kLanes);
 #endif
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_ELEMENTWISE void store_partial(Stored* destination, Float value, int count) {
   alignas(32) float lanes[kLanes];
   store(lanes, value);
   for (int lane = 0; lane < count; ++lane) narrow(lanes[lane], destination + lane);
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, Float value) {
 #if defined(__AVX2__) && defined(__F16C__)
-  if constexpr (__is_same(Stored, Half)) {
-    for (int i = 0; i < kParts; ++i) {
-      const __m128i bits = _mm256_cvtps_ph(value.part[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(destination + i * kNativeLanes), bits);
-    }
-    return;
-  }
-#endif
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    void* of_part = destination + i * kNativeLanes;
+    _mm_storeu_si128(static_cast<__m128i*>(of_part), narrow(value.part[i], destination));
+  });
+#else
   store_partial(destination, value, kLanes);
+#endif
 }
-template <class Stored>
+template <HalfPrecision Stored>
 VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
   store(destination, value);
 }

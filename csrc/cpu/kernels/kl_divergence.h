@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/gaussian.h"
+#include "cpu/kernels/items.h"
 #include "cpu/kernels/scale_form.h"
 
 namespace vae_fused {
@@ -20,16 +21,17 @@ VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, Vector logvar, Vector 
 
 // An absent parameter of the prior is 0.
 template <class T, class Lanes>
-VAE_FUSED_INLINE typename VectorOf<T>::Type load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
-  return tile.present() ? tile(at, lanes) : typename VectorOf<T>::Type(0.0f);
+VAE_FUSED_INLINE VectorOf<T> load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
+  return tile.present() ? tile(at, lanes) : VectorOf<T>(0.0f);
 }
 
 // kTransforms: logvar in any form, with a mask.
 template <class T, bool kPrior, bool kTransforms>
 static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
                                 int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   const ClampOfTile<T> clamped(p.scale), prior_clamped(p.prior_scale);
+  ElementBuffer<T> divergences, item_weights;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const auto input = [&](const Operand& operand)
@@ -46,40 +48,36 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
     const unsigned types = kTransforms ? kAnyTypes
                                        : types_of(mu, logvar, prior_mu, prior_logvar, grad_elements, elements, grad_mu,
                                                   grad_logvar, grad_prior_mu, grad_prior_logvar);
-    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
-      typename VectorOf<T>::Sum sum;
-      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
-        const int at = segment.start + i;
-        const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes),
-                     mean_of_prior = load_or_zero(prior_mu, at, lanes);
-        Vector weight = grad_elements.present() ? grad_elements(at, lanes) : item_weight;
-        GaussianKL<Vector> element;
-        if constexpr (kTransforms) {
-          const Vector factor = factors_of(factors, at, lanes);
-          element = kl_of_scale<kPrior>(mu(at, lanes), scale_of_vector(p.scale, log_variance), mean_of_prior, prior);
-          element.value = wanted_lanes(factor * element.value, lanes);
-          weight = weight * factor;
-        } else {
-          element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance, lanes), mean_of_prior,
-                                       prior_clamped(prior, lanes));
+    const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
+    ItemSums<T> sums(plan, divergences);
+    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes),
+                   mean_of_prior = load_or_zero(prior_mu, at, lanes);
+      Vector weight = grad_elements.present() ? grad_elements(at, lanes) : weights(at);
+      GaussianKL<Vector> element;
+      if constexpr (kTransforms) {
+        const Vector factor = factors_of(factors, at, lanes);
+        element = kl_of_scale<kPrior>(mu(at, lanes), scale_of_vector(p.scale, log_variance), mean_of_prior, prior);
+        element.value = factor * element.value;
+        weight = weight * factor;
+      } else {
+        element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance), mean_of_prior, prior_clamped(prior));
+      }
+      if (p.partials != nullptr) sums.add(at, element.value, lanes);
+      if (elements.wanted()) elements.put(at, element.value, lanes);
+      if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
+      if (grad_logvar.wanted()) {
+        const Vector to_logvar = weight * element.grad_logvar;
+        grad_logvar.put(at, kTransforms ? to_logvar : clamped.gradient(log_variance, to_logvar), lanes);
+      }
+      if constexpr (kPrior) {
+        if (grad_prior_mu.wanted()) grad_prior_mu.put(at, (Vector(0.0f) - weight) * element.grad_mu, lanes);
+        if (grad_prior_logvar.wanted()) {
+          grad_prior_logvar.put(at, prior_clamped.gradient(prior, weight * element.grad_prior_logvar), lanes);
         }
-        sum.add(element.value);
-        if (elements.wanted()) elements.put(at, element.value, lanes);
-        if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
-        if (grad_logvar.wanted()) {
-          const Vector to_logvar = weight * element.grad_logvar;
-          grad_logvar.put(at, kTransforms ? to_logvar : clamped.gradient(log_variance, to_logvar), lanes);
-        }
-        if constexpr (kPrior) {
-          if (grad_prior_mu.wanted()) grad_prior_mu.put(at, (Vector(0.0f) - weight) * element.grad_mu, lanes);
-          if (grad_prior_logvar.wanted()) {
-            grad_prior_logvar.put(at, prior_clamped.gradient(prior, weight * element.grad_prior_logvar), lanes);
-          }
-        }
-      });
-      if (p.partials != nullptr) p.partials[segment.partial] = sum.total();
+      }
     });
+    if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
     const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand)
                             VAE_FUSED_LAMBDA { tile_of.finish(operand, p.extent, range.begin, range.count); };
     finish(elements, p.elements);

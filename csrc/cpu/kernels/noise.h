@@ -1,4 +1,4 @@
-// Standard normals by the tile: Philox on 64-bit lanes, Box-Muller on 32-bit lanes.
+// Standard normals by the tile: Philox on 64-bit lanes, Box-Muller on lanes of the normals' own type.
 //
 // A 32 x 32 -> 64 bit multiplication reads the low half of a 64-bit lane, so the words of a block stay in the low
 // halves through all rounds and whatever stands in the high halves is never looked at.
@@ -6,18 +6,17 @@
 
 #include "core/normal.h"
 #include "core/philox.h"
+#include "cpu/kernels/double_math.h"
 #include "cpu/kernels/simd_math.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-typedef uint64_t NativeWide __attribute__((vector_size(kNativeLanes * 4)));
-constexpr int kWideLanes = kNativeLanes / 2;
-
-// A round waits for the multiplication of the one before, and a logarithm for its own terms: several vectors of blocks
-// at a time keep the units busy. Where a register holds a whole vector there is room for four of them.
-constexpr int kVectorsPerStep = kParts == 1 ? 4 : 1;
-constexpr int kNormalsPerVector = 2 * kLanes;
+// A round waits for the multiplication of the one before, and a logarithm for its own terms: several registers of
+// blocks at a time keep the units busy, as many as there is room for.
+constexpr int kRegistersPerStep = kNativeLanes == 8 ? 2 : 4;
+template <class T>
+constexpr int kNormalsPerRegister = 2 * VectorOf<T>::kPartCount;
 
 VAE_FUSED_INLINE NativeWide multiply_low_halves(NativeWide a, NativeWide b) {
 #if defined(__AVX512F__)
@@ -44,8 +43,29 @@ VAE_FUSED_INLINE NativeFloat float_of_words(NativeWord words) {
 
 // Uniforms in (0, 1] from the low halves of even and odd, interleaved.
 VAE_FUSED_INLINE NativeFloat uniforms(NativeWide even, NativeWide odd) {
+#if defined(__AVX512F__)
+  const NativeWord words = (NativeWord)_mm512_mask_shuffle_epi32((__m512i)even, 0xaaaa, (__m512i)odd, _MM_PERM_CCAA);
+#else
   const NativeWord words = (NativeWord)((even & 0xffffffffu) | (odd << 32));
-  return float_of_words(words) * 0x1p-32f + 0x1p-33f;
+#endif
+  // The product is exact, so that one rounding or two give the same.
+  return fused_multiply_add(float_of_words(words), 0x1p-32f - NativeFloat{}, 0x1p-33f - NativeFloat{});
+}
+
+// 2^52 + word, whose last bits are those of the word, less 2^52.
+VAE_FUSED_INLINE NativeDouble double_of_low_halves(NativeWide words) {
+  return (NativeDouble)((words & 0xffffffffu) | 0x4330000000000000u) - 0x1p52;
+}
+
+// Uniforms in (0, 1] from 64 bits, of which the low halves of high and low have 32 each.
+VAE_FUSED_INLINE NativeDouble wide_uniforms(NativeWide high, NativeWide low) {
+#if defined(__AVX512F__)
+  const NativeDouble words = _mm512_cvtepu64_pd((__m512i)((high << 32) | (low & 0xffffffffu)));
+#else
+  // Both halves are exact, so the one addition rounds as a direct conversion would.
+  const NativeDouble words = double_of_low_halves(high) * 0x1p32 + double_of_low_halves(low);
+#endif
+  return words * 0x1p-64 + 0x1p-65;
 }
 
 struct RoundKeys {
@@ -71,9 +91,8 @@ VAE_FUSED_INLINE NativeWide first_of_lanes() {
 #endif
 }
 
-// Part i of cosines and sines, in turn.
-VAE_FUSED_INLINE void store_interleaved(float* out, const NormalPair<Float>& pair, int i) {
-  const NativeFloat cosine = pair.first.part[i], sine = pair.second.part[i];
+// Cosines and sines, in turn.
+VAE_FUSED_INLINE void store_interleaved(float* out, NativeFloat cosine, NativeFloat sine) {
 #if defined(__AVX512F__)
   const NativeFloat low = _mm512_unpacklo_ps(cosine, sine), high = _mm512_unpackhi_ps(cosine, sine);
 #elif defined(__AVX2__)
@@ -84,74 +103,93 @@ VAE_FUSED_INLINE void store_interleaved(float* out, const NormalPair<Float>& pai
   std::memcpy(out, &low, sizeof(low));
   std::memcpy(out + kNativeLanes, &high, sizeof(high));
 }
+VAE_FUSED_INLINE void store_interleaved(double* out, NativeDouble cosine, NativeDouble sine) {
+#if defined(__AVX512F__)
+  const NativeDouble low = _mm512_unpacklo_pd(cosine, sine), high = _mm512_unpackhi_pd(cosine, sine);
+#elif defined(__AVX2__)
+  const NativeDouble low = _mm256_unpacklo_pd(cosine, sine), high = _mm256_unpackhi_pd(cosine, sine);
+#else
+  const NativeDouble low = {cosine[0], sine[0]}, high = {cosine[1], sine[1]};
+#endif
+  std::memcpy(out, &low, sizeof(low));
+  std::memcpy(out + kWideLanes, &high, sizeof(high));
+}
 
-// The kVectors * kNormalsPerVector normals of the blocks from counter on, in order.
-template <int kVectors>
-VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, float* out) {
-  constexpr int kGroups = kVectors * kParts;
+// The words of kGroups registers of blocks, in the low halves.
+template <int kGroups>
+struct PhiloxWords {
   NativeWide word0[kGroups], word1[kGroups], word2[kGroups], word3[kGroups];
-  for (int i = 0; i < kGroups; ++i) {
+};
+
+// Those of the blocks from counter on.
+template <int kGroups>
+VAE_FUSED_INLINE void philox_words(uint64_t counter, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
+  repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
     // The first round on words 2 = 3 = 0.
     const NativeWide counters = first_of_lanes() + (counter + i * kWideLanes);
     const NativeWide product = multiply_low_halves(counters, NativeWide{} + kPhiloxMultiplier0);
-    word0[i] = (counters >> 32) ^ keys.key0[0];
-    word1[i] = NativeWide{};
-    word2[i] = (product >> 32) ^ keys.key1[0];
-    word3[i] = product;
-  }
+    words.word0[i] = (counters >> 32) ^ keys.key0[0];
+    words.word1[i] = NativeWide{};
+    words.word2[i] = (product >> 32) ^ keys.key1[0];
+    words.word3[i] = product;
+  });
 #pragma GCC unroll 10
   for (int round = 1; round < kPhiloxRounds; ++round) {
-    for (int i = 0; i < kGroups; ++i) {
-      const NativeWide product0 = multiply_low_halves(word0[i], NativeWide{} + kPhiloxMultiplier0);
-      const NativeWide product1 = multiply_low_halves(word2[i], NativeWide{} + kPhiloxMultiplier1);
-      word0[i] = (product1 >> 32) ^ word1[i] ^ keys.key0[round];
-      word1[i] = product1;
-      word2[i] = (product0 >> 32) ^ word3[i] ^ keys.key1[round];
-      word3[i] = product0;
-    }
+    repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
+      const NativeWide product0 = multiply_low_halves(words.word0[i], NativeWide{} + kPhiloxMultiplier0);
+      const NativeWide product1 = multiply_low_halves(words.word2[i], NativeWide{} + kPhiloxMultiplier1);
+      words.word0[i] = (product1 >> 32) ^ words.word1[i] ^ keys.key0[round];
+      words.word1[i] = product1;
+      words.word2[i] = (product0 >> 32) ^ words.word3[i] ^ keys.key1[round];
+      words.word3[i] = product0;
+    });
   }
-  for (int vector = 0; vector < kVectors; ++vector) {
-    Float u1, u2;
-    for (int i = 0; i < kParts; ++i) {
-      const int group = vector * kParts + i;
-      u1.part[i] = uniforms(word0[group], word2[group]);
-      u2.part[i] = uniforms(word1[group], word3[group]);
-    }
-    const NormalPair<Float> pair = box_muller(u1, u2);
-    for (int i = 0; i < kParts; ++i) store_interleaved(out + 2 * (vector * kLanes + i * kNativeLanes), pair, i);
-  }
+}
+
+// Both uniforms of the pairs of a group: floats take a word each, doubles two.
+template <int kGroups>
+VAE_FUSED_INLINE void uniforms_of_group(const PhiloxWords<kGroups>& words, int group, NativeFloat& u1,
+                                        NativeFloat& u2) {
+  u1 = uniforms(words.word0[group], words.word2[group]);
+  u2 = uniforms(words.word1[group], words.word3[group]);
+}
+template <int kGroups>
+VAE_FUSED_INLINE void uniforms_of_group(const PhiloxWords<kGroups>& words, int group, NativeDouble& u1,
+                                        NativeDouble& u2) {
+  u1 = wide_uniforms(words.word0[group], words.word1[group]);
+  u2 = wide_uniforms(words.word2[group], words.word3[group]);
+}
+
+// The normals of kRegisters registers of blocks from counter on, in order.
+template <int kRegisters, class T>
+VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, T* out) {
+  PhiloxWords<kRegisters> words;
+  philox_words(counter, keys, words);
+  VectorOf<T, kRegisters> u1, u2;
+  repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { uniforms_of_group(words, i, u1.part[i], u2.part[i]); });
+  const NormalPair<VectorOf<T, kRegisters>> pair = box_muller(u1, u2);
+  repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA {
+    store_interleaved(out + i * kNormalsPerRegister<T>, pair.first.part[i], pair.second.part[i]);
+  });
 }
 
 // Normals first .. first + count - 1 of a key. They are written into buffer, which has room for count + kNoiseSlack
 // elements, and begin where the returned pointer points.
-constexpr int kNoiseSlack = kNormalsPerVector + 4;
+constexpr int kNoiseSlack = kRegistersPerStep * kNormalsPerRegister<float> + 4;
 
-VAE_FUSED_INLINE const float* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count,
-                                           float* buffer) {
+template <class T>
+VAE_FUSED_INLINE const T* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count, T* buffer) {
+  constexpr int kOfBlock = NormalBlock<T>::kLanes, kOfRegister = kNormalsPerRegister<T>;
+  constexpr int kStep = kRegistersPerStep * kOfRegister;
   const RoundKeys keys(seed);
-  const int skip = static_cast<int>(first % 4);
-  uint64_t counter = offset + static_cast<uint64_t>(first / 4);
-  constexpr int kStep = kVectorsPerStep * kNormalsPerVector;
+  const int skip = static_cast<int>(first % kOfBlock);
+  uint64_t counter = offset + static_cast<uint64_t>(first / kOfBlock);
   int64_t done = 0;
-  if constexpr (kVectorsPerStep > 1) {
-    for (; done + kStep <= count + skip; done += kStep, counter += kStep / 4) {
-      normals_of_step<kVectorsPerStep>(counter, keys, buffer + done);
-    }
+  for (; done + kStep <= count + skip; done += kStep, counter += kStep / kOfBlock) {
+    normals_of_step<kRegistersPerStep>(counter, keys, buffer + done);
   }
-  for (; done < count + skip; done += kNormalsPerVector, counter += kNormalsPerVector / 4) {
+  for (; done < count + skip; done += kOfRegister, counter += kOfRegister / kOfBlock) {
     normals_of_step<1>(counter, keys, buffer + done);
-  }
-  return buffer + skip;
-}
-
-VAE_FUSED_INLINE const double* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count,
-                                            double* buffer) {
-  const int skip = static_cast<int>(first % 2);
-  uint64_t counter = offset + static_cast<uint64_t>(first / 2);
-  for (int64_t done = 0; done < count + skip; done += 2, ++counter) {
-    const NormalBlock<double> block = normals_of_block<double>(philox4x32_10(counter, philox_keys(seed)));
-    buffer[done] = block.lane[0];
-    buffer[done + 1] = block.lane[1];
   }
   return buffer + skip;
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/reconstruction.h"
-#include "cpu/kernels/tile.h"
+#include "cpu/kernels/items.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -17,7 +17,8 @@ VAE_FUSED_INLINE void scale_bytes(const ReconstructionParams& p, int count, Inpu
 template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
+  ElementBuffer<T> elements_to_sum, item_weights;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const InputTile<T> recon(p.recon, p.extent, range.begin, range.count);
@@ -26,19 +27,16 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
     const unsigned types = types_of(recon, target, grad_recon, grad_target);
-    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const Vector weight(static_cast<T>(weight_of(p.weight, segment.item)));
-      typename VectorOf<T>::Sum sum;
-      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
-        const int at = segment.start + i;
-        const auto element = squared_error(recon(at, lanes), target(at, lanes));
-        sum.add_square(element.root);
-        const Vector gradient = weight * element.derivative;
-        if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
-        if (grad_target.wanted()) grad_target.put(at, Vector(0.0f) - gradient, lanes);
-      });
-      if (p.partials != nullptr) p.partials[segment.partial] = sum.total();
+    const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
+    ItemSums<T, Summed::kSquares> sums(plan, elements_to_sum);
+    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      const auto element = squared_error(recon(at, lanes), target(at, lanes));
+      if (p.partials != nullptr) sums.add(at, element.root, lanes);
+      const Vector gradient = weights(at) * element.derivative;
+      if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
+      if (grad_target.wanted()) grad_target.put(at, Vector(0.0f) - gradient, lanes);
     });
+    if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
     grad_recon.finish(p.grad_recon, p.extent, range.begin, range.count);
     grad_target.finish(p.grad_target, p.extent, range.begin, range.count);
   }

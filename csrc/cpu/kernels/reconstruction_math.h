@@ -7,18 +7,11 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-VAE_FUSED_INLINE Float reciprocal(Float a) {
-  return map(a, [](NativeFloat x) { return 1.0f / x; });
-}
+VAE_FUSED_INLINE Float reciprocal(Float x) { return Float(1.0f) / x; }
 
 VAE_FUSED_INLINE Float at_least(Float x, Float low) { return maximum(x, low); }
 
-VAE_FUSED_INLINE Float product_and_sum(Float a, Float b, Float c) { return fused_multiply_add(a, b, c); }
-
-// 0 where the polynomial stops falling: below, e^x is subnormal.
-VAE_FUSED_INLINE Float exponential_of(Float x) {
-  return select_less(x, Float(kExponentialLowest), Float(0.0f), exponential_polynomial(x).value);
-}
+VAE_FUSED_INLINE Float exponential_of(Float x) { return exponential_polynomial(x).value; }
 
 VAE_FUSED_INLINE Float decay(Float x) { return exponential_of(Float(0.0f) - absolute(x)); }
 

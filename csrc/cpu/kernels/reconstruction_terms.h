@@ -2,25 +2,20 @@
 #pragma once
 
 #include "core/reconstruction_terms.h"
+#include "cpu/kernels/double_math.h"
 #include "cpu/kernels/reconstruction.h"
 #include "cpu/kernels/reconstruction_math.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// 1 in the lanes that there are: beyond a partial vector a term of zeros need not be 0.
-template <class T, class Lanes>
-VAE_FUSED_INLINE typename VectorOf<T>::Type ones(Lanes lanes) {
-  static constexpr T kOnes[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  return load(kOnes, lanes);
-}
-
 template <class T, class Term>
 static void reconstruction_term_tiles(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first_tile,
                                       int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   const ReconstructionParams& p = params.data;
   const Term term(params.settings);
+  ElementBuffer<T> elements_to_sum, weights_to_sum, item_weights;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const auto input = [&](const Operand& operand)
@@ -34,24 +29,27 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     OutputTile<T> grad_recon = output(p.grad_recon), grad_target = output(p.grad_target),
                   grad_log_sigma = output(params.grad_log_sigma);
     const unsigned types = types_of(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
-    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const Vector item_weight(static_cast<T>(weight_of(p.weight, segment.item)));
-      typename VectorOf<T>::Sum sum, weights;
-      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
-        const int at = segment.start + i;
-        const Vector width = log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f);
-        const Vector own_weight = weight.present() ? weight(at, lanes) : ones<T>(lanes);
-        const auto element = term(recon(at, lanes), target(at, lanes), width);
-        sum.add(own_weight * element.value);
-        if (params.weight_partials != nullptr) weights.add(own_weight);
-        const Vector gradient = item_weight * own_weight;
-        if (grad_recon.wanted()) grad_recon.put(at, gradient * element.to_recon, lanes);
-        if (grad_target.wanted()) grad_target.put(at, gradient * element.to_target, lanes);
-        if (grad_log_sigma.wanted()) grad_log_sigma.put(at, gradient * element.to_log_sigma, lanes);
-      });
-      if (p.partials != nullptr) p.partials[segment.partial] = sum.total();
-      if (params.weight_partials != nullptr) params.weight_partials[segment.partial] = weights.total();
+    const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
+    ItemSums<T> sums(plan, elements_to_sum), weight_sums(plan, weights_to_sum);
+    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      const Vector width = log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f);
+      const auto element = term(recon(at, lanes), target(at, lanes), width);
+      Vector value = element.value, gradient = weights(at);
+      if (weight.present()) {
+        const Vector own_weight = weight(at, lanes);
+        value = own_weight * value;
+        gradient = own_weight * gradient;
+        if (params.weight_partials != nullptr) weight_sums.add(at, own_weight, lanes);
+      } else if (params.weight_partials != nullptr) {
+        weight_sums.add(at, Vector(1.0f), lanes);
+      }
+      if (p.partials != nullptr) sums.add(at, value, lanes);
+      if (grad_recon.wanted()) grad_recon.put(at, gradient * element.to_recon, lanes);
+      if (grad_target.wanted()) grad_target.put(at, gradient * element.to_target, lanes);
+      if (grad_log_sigma.wanted()) grad_log_sigma.put(at, gradient * element.to_log_sigma, lanes);
     });
+    if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
+    if (params.weight_partials != nullptr) weight_sums.write(plan, tile, range, params.weight_partials);
     const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand)
                             VAE_FUSED_LAMBDA { tile_of.finish(operand, p.extent, range.begin, range.count); };
     finish(grad_recon, p.grad_recon);
@@ -63,7 +61,7 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
 
 static void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first,
                                 int64_t last) {
-  if (params.data.wide) return reconstruction_term_tiles<double, AnyTerm<double>>(params, plan, first, last);
+  if (params.data.wide) return reconstruction_term_tiles<double, AnyTerm<Double>>(params, plan, first, last);
   with_term(params.settings.formula, [&](auto term) VAE_FUSED_LAMBDA {
     reconstruction_term_tiles<float, typename decltype(term)::template For<Float>>(params, plan, first, last);
   });

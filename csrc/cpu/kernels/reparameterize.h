@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/gaussian.h"
+#include "cpu/kernels/items.h"
 #include "cpu/kernels/scale_form.h"
 #include "cpu/kernels/standard_normal.h"
 
@@ -14,25 +15,27 @@ inline __attribute__((always_inline)) Operand sample_of(Operand operand, int64_t
   return operand;
 }
 
-// Where the noise of a segment comes from: the noise of the whole tile, or with per-item keys its own.
+// The noise of the elements of a tile. With a key for every item, the tile is put together from that of several.
 template <class T, class Params>
-VAE_FUSED_INLINE const T* tile_noise(const Params& p, const TileRange& range, int64_t sample, NoiseBuffer<T>& buffer) {
-  if (p.key.per_item) return nullptr;
-  return noise_of_key(p.key, 0, sample * p.numel + range.begin, range.count, buffer);
-}
-template <class T, class Params>
-VAE_FUSED_INLINE const T* segment_noise(const Params& p, const Segment& segment, int64_t sample, const T* of_tile,
-                                        NoiseBuffer<T>& buffer) {
-  if (of_tile != nullptr) return of_tile + segment.start;
-  return noise_of_key(p.key, segment.item, sample * p.item_numel + segment.within, segment.count, buffer);
+VAE_FUSED_INLINE const T* noise_of_tile(const Params& p, const TilePlan& plan, int64_t tile, const TileRange& range,
+                                        int64_t sample, NoiseBuffer<T>& buffer, TileBuffer<T>& of_items) {
+  if (!p.key.per_item) return noise_of_key(p.key, 0, sample * p.numel + range.begin, range.count, buffer);
+  const T* noise = nullptr;
+  for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+    noise = noise_of_key(p.key, segment.item, sample * p.item_numel + segment.within, segment.count, buffer);
+    if (plan.items_per_tile > 1) std::memcpy(of_items.values + segment.start, noise, segment.count * sizeof(T));
+  });
+  return plan.items_per_tile > 1 ? of_items.values : noise;
 }
 
 // kTransforms: logvar in any form, with a temperature and a mask.
 template <class T, bool kWithKL, bool kTransforms>
 static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   NoiseBuffer<T> noise_buffer;
+  TileBuffer<T> noise_of_items;
+  ElementBuffer<T> kl_of_elements;
   const ClampOfTile<T> clamped(p.scale);
   const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
@@ -44,29 +47,25 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
     for (int64_t sample = 0; sample < p.num_samples; ++sample) {
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
-      const T* of_tile = tile_noise(p, range, sample, noise_buffer);
+      const T* noise = noise_of_tile(p, plan, tile, range, sample, noise_buffer, noise_of_items);
       const unsigned types = kTransforms ? kAnyTypes : types_of(mu, logvar, out);
-      for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-        const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
-        typename VectorOf<T>::Sum kl;
-        for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
-          const int at = segment.start + i;
-          const auto mean = mu(at, lanes);
-          if constexpr (kTransforms) {
-            const auto element = scale_of_vector(p.scale, logvar(at, lanes));
-            out.put(at, mean + temperature * element.sigma * load(noise + i, lanes), lanes);
-            if constexpr (kWithKL) {
-              const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
-              kl.add(wanted_lanes(factors_of(factors, at, lanes) * unit_kl, lanes));
-            }
-          } else {
-            const auto element = posterior(mean, clamped(logvar(at, lanes), lanes));
-            out.put(at, mean + element.sigma * load(noise + i, lanes), lanes);
-            if constexpr (kWithKL) kl.add(element.unit_kl);
+      ItemSums<T> kl(plan, kl_of_elements);
+      for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+        const auto mean = mu(at, lanes);
+        if constexpr (kTransforms) {
+          const auto element = scale_of_vector(p.scale, logvar(at, lanes));
+          out.put(at, product_and_sum(temperature * element.sigma, load(noise + at, lanes), mean), lanes);
+          if constexpr (kWithKL) {
+            const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
+            kl.add(at, factors_of(factors, at, lanes) * unit_kl, lanes);
           }
-        });
-        if constexpr (kWithKL) p.kl_partials[segment.partial] = kl.total();
+        } else {
+          const auto element = posterior(mean, clamped(logvar(at, lanes)));
+          out.put(at, product_and_sum(element.sigma, load(noise + at, lanes), mean), lanes);
+          if constexpr (kWithKL) kl.add(at, element.unit_kl, lanes);
+        }
       });
+      if constexpr (kWithKL) kl.write(plan, tile, range, p.kl_partials);
       out.finish(z, p.extent, range.begin, range.count);
     }
   }
@@ -94,21 +93,17 @@ static void reparameterize(const ReparameterizeParams& p, const TilePlan& plan, 
 template <class T>
 static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t tile,
                              const TileRange& range, TileBuffer<T>& grad_sum, TileBuffer<T>& noise_sum,
-                             NoiseBuffer<T>& noise_buffer) {
+                             NoiseBuffer<T>& noise_buffer, TileBuffer<T>& noise_of_items) {
   for (int i = 0; i < range.count; ++i) grad_sum.values[i] = noise_sum.values[i] = T(0);
   for (int64_t sample = 0; sample < p.num_samples; ++sample) {
     const Operand grad_z = sample_of(p.grad_z, sample, p.sample_stride);
     InputTile<T> grad_tile(grad_z, p.extent, range.begin, range.count);
     const T* grad = grad_tile.plain(grad_z, p.extent, range.begin, range.count);
-    const T* of_tile = tile_noise(p, range, sample, noise_buffer);
-    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const T* noise = segment_noise(p, segment, sample, of_tile, noise_buffer);
-      for (int i = 0; i < segment.count; ++i) {
-        const int at = segment.start + i;
-        grad_sum.values[at] += grad[at];
-        noise_sum.values[at] += grad[at] * noise[i];
-      }
-    });
+    const T* noise = noise_of_tile(p, plan, tile, range, sample, noise_buffer, noise_of_items);
+    for (int i = 0; i < range.count; ++i) {
+      grad_sum.values[i] += grad[i];
+      noise_sum.values[i] += grad[i] * noise[i];
+    }
   }
 }
 
@@ -118,9 +113,10 @@ enum class GradSource { kNone, kOneSample, kManySamples };
 template <class T, bool kTransforms, bool kWithKL, GradSource kGrad>
 static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p, const TilePlan& plan,
                                           int64_t first_tile, int64_t last_tile) {
-  using Vector = typename VectorOf<T>::Type;
+  using Vector = VectorOf<T>;
   constexpr bool kOne = kGrad == GradSource::kOneSample;
-  TileBuffer<T> grad_sum, noise_sum;
+  TileBuffer<T> grad_sum, noise_sum, noise_of_items;
+  ElementBuffer<T> item_weights;
   NoiseBuffer<T> noise_buffer;
   const ClampOfTile<T> clamped(p.scale);
   const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
@@ -132,50 +128,46 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     const InputTile<T> logvar = input(true, p.logvar), mu = input(kWithKL, p.mu), grad_z = input(kOne, p.grad_z);
     InputTile<T> mask = input(kWithKL && kTransforms, p.mask);
     const T* factors = mask.plain(p.mask, p.extent, range.begin, range.count);
-    const T* of_tile = nullptr;
+    const T* noise = nullptr;
     if constexpr (kOne) {
-      of_tile = tile_noise(p, range, 0, noise_buffer);
+      noise = noise_of_tile(p, plan, tile, range, 0, noise_buffer, noise_of_items);
     } else if constexpr (kGrad == GradSource::kManySamples) {
-      sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise_buffer);
+      sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise_buffer, noise_of_items);
     }
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
+    const ItemWeights<T> weights(kWithKL ? p.grad_kl : Weight{}, plan, tile, range, item_weights);
     const unsigned types = kTransforms ? kAnyTypes : types_of(logvar, mu, grad_z, grad_mu, grad_logvar);
-    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const Vector item_weight(kWithKL ? static_cast<T>(weight_of(p.grad_kl, segment.item)) : T(0));
-      const T* noise = nullptr;
-      if constexpr (kOne) noise = segment_noise(p, segment, 0, of_tile, noise_buffer);
-      for_each_vector<T>(segment.count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
-        const int at = segment.start + i;
-        Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
-        if constexpr (kOne) {
-          to_mu = grad_z(at, lanes);
-          grad_noise = to_mu * load(noise + i, lanes);
+    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
+      if constexpr (kOne) {
+        to_mu = grad_z(at, lanes);
+        grad_noise = to_mu * load(noise + at, lanes);
+      }
+      if constexpr (kGrad == GradSource::kManySamples) {
+        to_mu = load(grad_sum.values + at, lanes);
+        grad_noise = load(noise_sum.values + at, lanes);
+      }
+      if constexpr (kWithKL) mean = mu(at, lanes);
+      const Vector log_variance = logvar(at, lanes);
+      Vector to_logvar(0.0f), weight(0.0f);
+      if constexpr (kWithKL) weight = weights(at);
+      if constexpr (kWithKL && kTransforms) weight = weight * factors_of(factors, at, lanes);
+      if constexpr (kWithKL) to_mu = product_and_sum(weight, mean, to_mu);
+      if constexpr (kTransforms) {
+        const auto element = scale_of_vector(p.scale, log_variance);
+        if constexpr (kGrad != GradSource::kNone) to_logvar = temperature * grad_noise * element.sigma_slope;
+        if constexpr (kWithKL) {
+          to_logvar = to_logvar + half * weight * element.variance_minus_one * element.logvar_slope;
         }
-        if constexpr (kGrad == GradSource::kManySamples) {
-          to_mu = load(grad_sum.values + at, lanes);
-          grad_noise = load(noise_sum.values + at, lanes);
-        }
-        if constexpr (kWithKL) mean = mu(at, lanes);
-        const Vector log_variance = logvar(at, lanes);
-        Vector to_logvar(0.0f), weight = item_weight;
-        if constexpr (kWithKL && kTransforms) weight = weight * factors_of(factors, at, lanes);
-        if constexpr (kWithKL) to_mu = to_mu + weight * mean;
-        if constexpr (kTransforms) {
-          const auto element = scale_of_vector(p.scale, log_variance);
-          if constexpr (kGrad != GradSource::kNone) to_logvar = temperature * grad_noise * element.sigma_slope;
-          if constexpr (kWithKL) {
-            to_logvar = to_logvar + half * weight * element.variance_minus_one * element.logvar_slope;
-          }
-        } else {
-          const auto element = posterior(mean, clamped(log_variance, lanes));
-          to_logvar = grad_noise * element.sigma;
-          if constexpr (kWithKL) to_logvar = to_logvar + weight * element.variance_minus_one;
-          to_logvar = clamped.gradient(log_variance, half * to_logvar);
-        }
-        if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
-        if (grad_logvar.wanted()) grad_logvar.put(at, to_logvar, lanes);
-      });
+      } else {
+        const auto element = posterior(mean, clamped(log_variance));
+        to_logvar = grad_noise * element.sigma;
+        if constexpr (kWithKL) to_logvar = product_and_sum(weight, element.variance_minus_one, to_logvar);
+        to_logvar = clamped.gradient(log_variance, half * to_logvar);
+      }
+      if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
+      if (grad_logvar.wanted()) grad_logvar.put(at, to_logvar, lanes);
     });
     grad_mu.finish(p.grad_mu, p.extent, range.begin, range.count);
     grad_logvar.finish(p.grad_logvar, p.extent, range.begin, range.count);

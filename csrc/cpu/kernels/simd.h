@@ -1,260 +1,275 @@
-// Vectors of 16 floats on every instruction set: one AVX-512 register, two AVX2 registers, or four of 128 bits.
+// Vectors of several registers: two of AVX-512, which hold 32 floats, two of AVX2 or four of 128 bits, which hold 16.
 //
-// The width that the kernels see is always 16, so they are written once and add in the same order everywhere. The
-// native registers are GCC / Clang vector types: operators come from the compiler, and only what they cannot express is
-// intrinsics. Everything lives in a namespace per instruction set: no symbol of one can stand in for another's.
+// A kernel is written once over them. Every operation is done on all registers before the next one, so that the chains
+// of operations of several registers run side by side: one alone would wait for its own results.
 #pragma once
 
-#include <cstdint>
 #include <cstring>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include <utility>
 
 #include "core/kernel_params.h"
 #include "core/macros.h"
-
-#if defined(__AVX512F__)
-#define VAE_FUSED_ISA avx512
-#define VAE_FUSED_NATIVE_LANES 16
-#elif defined(__AVX2__)
-#define VAE_FUSED_ISA avx2
-#define VAE_FUSED_NATIVE_LANES 8
-#else
-#define VAE_FUSED_ISA baseline
-#define VAE_FUSED_NATIVE_LANES 4
-#endif
-
-#define VAE_FUSED_INLINE static inline __attribute__((always_inline))
+#include "cpu/kernels/native.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-constexpr int kLanes = 16;
-constexpr int kNativeLanes = VAE_FUSED_NATIVE_LANES;
-constexpr int kParts = kLanes / kNativeLanes;
+constexpr int kParts = kNativeLanes == 4 ? 4 : 2;
+constexpr int kLanes = kParts * kNativeLanes;  // of float
 
-typedef float NativeFloat __attribute__((vector_size(kNativeLanes * 4)));
-typedef int32_t NativeInt __attribute__((vector_size(kNativeLanes * 4)));
-typedef uint32_t NativeWord __attribute__((vector_size(kNativeLanes * 4)));
-typedef double NativeDouble __attribute__((vector_size(kNativeLanes * 4)));
+#define VAE_FUSED_LAMBDA __attribute__((always_inline))
 
-struct Float {
-  using Scalar = float;
-  NativeFloat part[kParts];
-  Float() = default;
-  VAE_FUSED_HOST_DEVICE explicit Float(float value) {
-    for (int i = 0; i < kParts; ++i) part[i] = value - NativeFloat{};
+// body(0) ... body(kCount - 1). Not a loop: the compiler unrolls those after it has decided what to keep in registers.
+template <class Body, int... kIndex>
+VAE_FUSED_INLINE void for_each_index(Body body, std::integer_sequence<int, kIndex...>) {
+  (body(kIndex), ...);
+}
+template <int kCount, class Body>
+VAE_FUSED_INLINE void repeat(Body body) {
+  for_each_index(body, std::make_integer_sequence<int, kCount>());
+}
+
+// Registers of a scalar type, with those of the integers of its size, and its format.
+template <class Scalar>
+struct NativeOf;
+template <>
+struct NativeOf<float> {
+  using Register = NativeFloat;
+  using Bits = NativeInt;
+  static constexpr int kMantissaBits = 23;
+  static constexpr int kExponentBias = 127;
+  static constexpr int32_t kMagnitudeBits = 0x7fffffff;
+  static constexpr float kRoundingShift = 12582912.0f;  // 1.5 * 2^23
+};
+template <>
+struct NativeOf<double> {
+  using Register = NativeDouble;
+  using Bits = NativeWide;
+  static constexpr int kMantissaBits = 52;
+  static constexpr int kExponentBias = 1023;
+  static constexpr uint64_t kMagnitudeBits = 0x7fffffffffffffff;
+  static constexpr double kRoundingShift = 6755399441055744.0;  // 1.5 * 2^52
+};
+
+// kRegisters registers of S.
+template <class S, int kRegisters = kParts>
+struct VectorOf {
+  using Scalar = S;
+  using Register = typename NativeOf<S>::Register;
+  using Bits = typename NativeOf<S>::Bits;
+  static constexpr int kPartCount = sizeof(Register) / sizeof(S);
+  static constexpr int kCount = kRegisters * kPartCount;  // lanes
+
+  Register part[kRegisters];
+  VectorOf() = default;
+  // Register by register: the compiler copies a structure of 64 bytes and more through memory, 16 bytes at a time.
+  VAE_FUSED_HOST_DEVICE VectorOf(const VectorOf& other) { *this = other; }
+  VAE_FUSED_HOST_DEVICE VectorOf& operator=(const VectorOf& other) {
+    repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { part[i] = other.part[i]; });
+    return *this;
+  }
+  VAE_FUSED_HOST_DEVICE explicit VectorOf(S value) {
+    repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { part[i] = value - Register{}; });
   }
 };
 
-struct Int {
-  NativeInt part[kParts];
-};
+using Float = VectorOf<float>;
+using Double = VectorOf<double>;
 
-template <class Function>
-VAE_FUSED_INLINE Float map(Float a, Function function) {
-  Float result;
-  for (int i = 0; i < kParts; ++i) result.part[i] = function(a.part[i]);
-  return result;
+template <class S, int P, class Function>
+VAE_FUSED_INLINE VectorOf<S, P> map(VectorOf<S, P> a, Function function) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA { a.part[i] = function(a.part[i]); });
+  return a;
 }
 
-template <class Function>
-VAE_FUSED_INLINE Float map(Float a, Float b, Function function) {
-  Float result;
-  for (int i = 0; i < kParts; ++i) result.part[i] = function(a.part[i], b.part[i]);
-  return result;
+template <class S, int P, class Function>
+VAE_FUSED_INLINE VectorOf<S, P> map(VectorOf<S, P> a, VectorOf<S, P> b, Function function) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA { a.part[i] = function(a.part[i], b.part[i]); });
+  return a;
 }
 
-VAE_FUSED_INLINE Float operator+(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x + y; });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> operator+(VectorOf<S, P> a, VectorOf<S, P> b) {
+  return map(a, b, [](auto x, auto y) { return x + y; });
 }
-VAE_FUSED_INLINE Float operator-(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x - y; });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> operator-(VectorOf<S, P> a, VectorOf<S, P> b) {
+  return map(a, b, [](auto x, auto y) { return x - y; });
 }
-VAE_FUSED_INLINE Float operator*(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x * y; });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> operator*(VectorOf<S, P> a, VectorOf<S, P> b) {
+  return map(a, b, [](auto x, auto y) { return x * y; });
 }
-VAE_FUSED_INLINE Float operator/(Float a, Float b) {
-  return map(a, b, [](NativeFloat x, NativeFloat y) { return x / y; });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> operator/(VectorOf<S, P> a, VectorOf<S, P> b) {
+  return map(a, b, [](auto x, auto y) { return x / y; });
 }
 
-VAE_FUSED_INLINE Float absolute(Float a) {
-  return map(a, [](NativeFloat x) { return (NativeFloat)((NativeInt)x & 0x7fffffff); });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> absolute(VectorOf<S, P> a) {
+  return map(a, [](auto x) { return (decltype(x))((typename VectorOf<S, P>::Bits)x & NativeOf<S>::kMagnitudeBits); });
+}
+
+// 1 with the sign of a; 0 where a is 0 or NaN.
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> sign_of(VectorOf<S, P> a) {
+  return map(a, [](auto x) {
+    using Bits = typename VectorOf<S, P>::Bits;
+    using Register = decltype(x);
+    const Register one = S(1) - Register{};
+    const auto magnitude = (Bits)x & NativeOf<S>::kMagnitudeBits;
+    const Register signed_one = (Register)(((Bits)x ^ magnitude) | (Bits)one);
+    return (Register)magnitude > Register{} ? signed_one : Register{};
+  });
 }
 
 // a < b ? x : y, lane by lane.
-VAE_FUSED_INLINE Float select_less(Float a, Float b, Float x, Float y) {
-  for (int i = 0; i < kParts; ++i) y.part[i] = a.part[i] < b.part[i] ? x.part[i] : y.part[i];
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> select_less(VectorOf<S, P> a, VectorOf<S, P> b, VectorOf<S, P> x, VectorOf<S, P> y) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA { y.part[i] = a.part[i] < b.part[i] ? x.part[i] : y.part[i]; });
   return y;
 }
 
 // a * b + c in one rounding where the processor has the instruction, in two on the baseline.
-VAE_FUSED_INLINE Float fused_multiply_add(Float a, Float b, Float c) {
-  Float result;
-  for (int i = 0; i < kParts; ++i) {
-#if defined(__AVX512F__)
-    result.part[i] = _mm512_fmadd_ps(a.part[i], b.part[i], c.part[i]);
-#elif defined(__AVX2__)
-    result.part[i] = _mm256_fmadd_ps(a.part[i], b.part[i], c.part[i]);
-#else
-    result.part[i] = a.part[i] * b.part[i] + c.part[i];
-#endif
-  }
-  return result;
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> fused_multiply_add(VectorOf<S, P> a, VectorOf<S, P> b, VectorOf<S, P> c) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA { a.part[i] = fused_multiply_add(a.part[i], b.part[i], c.part[i]); });
+  return a;
 }
 
-VAE_FUSED_INLINE Float square_root(Float a) {
-  return map(a, [](NativeFloat x) {
-#if defined(__AVX512F__)
-    return NativeFloat(_mm512_sqrt_ps(x));
-#elif defined(__AVX2__)
-    return NativeFloat(_mm256_sqrt_ps(x));
-#else
-    for (int lane = 0; lane < kNativeLanes; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
-    return x;
-#endif
-  });
+// The same under the name that the formulas have for it where one rounding or two make no difference.
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> product_and_sum(VectorOf<S, P> a, VectorOf<S, P> b, VectorOf<S, P> c) {
+  return fused_multiply_add(a, b, c);
+}
+
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> square_root(VectorOf<S, P> a) {
+  return map(a, [](auto x) { return square_root(x); });
 }
 
 // Comparisons are false for NaN, so NaN in x passes through both.
-VAE_FUSED_INLINE Float minimum(Float x, Float high) {
-  return map(x, high, [](NativeFloat a, NativeFloat b) {
-#if defined(__AVX512F__)
-    return NativeFloat(_mm512_min_ps(b, a));
-#elif defined(__AVX2__)
-    return NativeFloat(_mm256_min_ps(b, a));
-#else
-    return a > b ? b : a;
-#endif
-  });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> minimum(VectorOf<S, P> x, VectorOf<S, P> high) {
+  return map(x, high, [](auto a, auto b) { return minimum(a, b); });
 }
-VAE_FUSED_INLINE Float maximum(Float x, Float low) {
-  return map(x, low, [](NativeFloat a, NativeFloat b) {
-#if defined(__AVX512F__)
-    return NativeFloat(_mm512_max_ps(b, a));
-#elif defined(__AVX2__)
-    return NativeFloat(_mm256_max_ps(b, a));
-#else
-    return a < b ? b : a;
-#endif
-  });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> maximum(VectorOf<S, P> x, VectorOf<S, P> low) {
+  return map(x, low, [](auto a, auto b) { return maximum(a, b); });
 }
-VAE_FUSED_INLINE Float clamp(Float x, Float low, Float high) { return minimum(maximum(x, low), high); }
-
-// Adding 1.5 * 2^23 leaves no bits behind the point: right for |x| < 2^22, in the rounding mode of the processor.
-constexpr float kRoundingShift = 12582912.0f;
-VAE_FUSED_INLINE Float round_to_nearest(Float x) { return (x + Float(kRoundingShift)) - Float(kRoundingShift); }
-
-// 2^k for an integral k in [-126, 127], by writing the exponent.
-VAE_FUSED_INLINE Float power_of_two(Float k) {
-  const Float shifted = k + Float(kRoundingShift + 127.0f);
-  return map(shifted, [](NativeFloat x) { return (NativeFloat)((NativeInt)x << 23); });
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> clamp(VectorOf<S, P> x, VectorOf<S, P> low, VectorOf<S, P> high) {
+  return minimum(maximum(x, low), high);
 }
 
-VAE_FUSED_INLINE void split_exponent(Float x, Float& mantissa, Float& exponent) {
-  for (int i = 0; i < kParts; ++i) {
+// Adding 1.5 * 2^23, or 2^52, leaves no bits behind the point: right for |x| < 2^22, or 2^51, in the rounding mode of
+// the processor.
+constexpr float kRoundingShift = NativeOf<float>::kRoundingShift;
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> round_to_nearest(VectorOf<S, P> x) {
+  const VectorOf<S, P> shift(NativeOf<S>::kRoundingShift);
+  return (x + shift) - shift;
+}
+
+// 2^k and k, the integer nearest to x / ln 2; k is at most 127, and for x near -88 and below 2^k is 0. The sum leaves
+// k with the bias of an exponent in the last bits, and no bits behind the point.
+VAE_FUSED_INLINE void nearest_power(Float x, Float& k, Float& power) {
+  const Float shift(NativeOf<float>::kRoundingShift + NativeOf<float>::kExponentBias);
+  const Float shifted = fused_multiply_add(minimum(x, Float(88.37f)), Float(1.44269504f), shift);
+  k = shifted - shift;
+  power = map(shifted, [](NativeFloat sum) { return (NativeFloat)((NativeInt)sum << 23); });
+}
+
+// 2^k for an integral k of a normal result, by writing the exponent.
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> power_of_two(VectorOf<S, P> k) {
+  const VectorOf<S, P> shifted = k + VectorOf<S, P>(NativeOf<S>::kRoundingShift + NativeOf<S>::kExponentBias);
+  return map(shifted,
+             [](auto x) { return (decltype(x))((typename VectorOf<S, P>::Bits)x << NativeOf<S>::kMantissaBits); });
+}
+
+// x = 2^exponent mantissa with the mantissa in [sqrt(1/2), sqrt(2)), for a positive normal x.
+template <int P>
+VAE_FUSED_INLINE void split_exponent(VectorOf<float, P> x, VectorOf<float, P>& mantissa, VectorOf<float, P>& exponent) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     const NativeInt bits = (NativeInt)x.part[i];
     const NativeInt power = (bits - 0x3f3504f3) >> 23;
     mantissa.part[i] = (NativeFloat)(bits - (power << 23));
     exponent.part[i] = __builtin_convertvector(power, NativeFloat);
-  }
+  });
+}
+// Only AVX-512 has arithmetic shifts and conversions of 64-bit integers: the exponent stays biased, and becomes a
+// number as the last bits of one that is 2^52 larger.
+template <int P>
+VAE_FUSED_INLINE void split_exponent(VectorOf<double, P> x, VectorOf<double, P>& mantissa,
+                                     VectorOf<double, P>& exponent) {
+  constexpr uint64_t kOne = 0x3ff0000000000000, kSqrtHalf = 0x3fe6a09e667f3bcd, kShift = 0x4330000000000000;
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
+    const NativeWide bits = (NativeWide)x.part[i] + (kOne - kSqrtHalf);
+    mantissa.part[i] = (NativeDouble)((bits & 0x000fffffffffffff) + kSqrtHalf);
+    exponent.part[i] = (NativeDouble)((bits >> 52) | kShift) - (0x1p52 + 1023.0);
+  });
 }
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-VAE_FUSED_INLINE Float load(const float* source) {
-  Float result;
-  for (int i = 0; i < kParts; ++i) std::memcpy(&result.part[i], source + i * kNativeLanes, sizeof(NativeFloat));
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> load(const S* source) {
+  VectorOf<S> result;
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    std::memcpy(&result.part[i], source + i * VectorOf<S>::kPartCount, sizeof(result.part[i]));
+  });
   return result;
 }
 
-VAE_FUSED_INLINE void store(float* destination, Float value) {
-  for (int i = 0; i < kParts; ++i) std::memcpy(destination + i * kNativeLanes, &value.part[i], sizeof(NativeFloat));
+template <class S>
+VAE_FUSED_INLINE void store(S* destination, VectorOf<S> value) {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    std::memcpy(destination + i * VectorOf<S>::kPartCount, &value.part[i], sizeof(value.part[i]));
+  });
 }
 
-// The first count < 16 lanes; the others read as 0 and are not written.
-VAE_FUSED_INLINE Float load_partial(const float* source, int count) {
+// How many of the first count lanes of a vector are in its register i.
+template <class S>
+VAE_FUSED_INLINE int lanes_of_part(int count, int i) {
+  const int left = count - i * VectorOf<S>::kPartCount;
+  return left < 0 ? 0 : left < VectorOf<S>::kPartCount ? left : VectorOf<S>::kPartCount;
+}
+
+// The first count lanes, of which there are more; the others read as 0 and are not written.
+template <class S>
+VAE_FUSED_INLINE VectorOf<S> load_partial(const S* source, int count) {
 #if defined(__AVX512F__)
-  Float result;
-  result.part[0] = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), source);
+  VectorOf<S> result;
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    result.part[i] = load_masked(source + i * VectorOf<S>::kPartCount, lanes_of_part<S>(count, i));
+  });
   return result;
 #else
-  float lanes[kLanes] = {};
+  S lanes[VectorOf<S>::kCount] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = source[lane];
   return load(lanes);
 #endif
 }
 
-VAE_FUSED_INLINE void store_partial(float* destination, Float value, int count) {
+template <class S>
+VAE_FUSED_INLINE void store_partial(S* destination, VectorOf<S> value, int count) {
 #if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(destination, static_cast<__mmask16>((1u << count) - 1), value.part[0]);
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+    store_masked(destination + i * VectorOf<S>::kPartCount, value.part[i], lanes_of_part<S>(count, i));
+  });
 #else
-  float lanes[kLanes];
+  S lanes[VectorOf<S>::kCount];
   store(lanes, value);
   for (int lane = 0; lane < count; ++lane) destination[lane] = lanes[lane];
 #endif
 }
 
-// Past the caches: worth it for outputs that are larger than they are. destination is 64-byte aligned.
-VAE_FUSED_INLINE void stream(float* destination, Float value) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(destination, value.part[0]);
-#elif defined(__AVX2__)
-  for (int i = 0; i < kParts; ++i) _mm256_stream_ps(destination + i * kNativeLanes, value.part[i]);
-#else
-  store(destination, value);
-#endif
+// Past the caches: worth it for outputs that are larger than they are. destination is aligned to a register.
+template <class S>
+VAE_FUSED_INLINE void stream(S* destination, VectorOf<S> value) {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA { stream(destination + i * VectorOf<S>::kPartCount, value.part[i]); });
 }
-
-// ---- sums ----------------------------------------------------------------------------------------------------------
-
-// Sixteen float64 sums, lane by lane, without contraction, then a fixed tree: the same bits on every instruction set.
-class LaneSum {
- public:
-  VAE_FUSED_HOST_DEVICE LaneSum() {
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] = NativeDouble{};
-  }
-
-  VAE_FUSED_HOST_DEVICE void add(Float value) {
-    NativeDouble wide[2 * kParts];
-    widen(value, wide);
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] += wide[i];
-  }
-
-  VAE_FUSED_HOST_DEVICE void add_square(Float value) {
-    NativeDouble wide[2 * kParts];
-    widen(value, wide);
-    for (int i = 0; i < 2 * kParts; ++i) sums_[i] += wide[i] * wide[i];
-  }
-
-  VAE_FUSED_HOST_DEVICE double total() const {
-    double lanes[kLanes];
-    std::memcpy(lanes, sums_, sizeof(lanes));
-    for (int half = kLanes / 2; half > 0; half /= 2) {
-      for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    }
-    return lanes[0];
-  }
-
- private:
-  VAE_FUSED_HOST_DEVICE static void widen(Float value, NativeDouble* wide) {
-    for (int i = 0; i < kParts; ++i) {
-#if defined(__AVX512F__)
-      wide[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(value.part[i]));
-      wide[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(value.part[i], 1));
-#elif defined(__AVX2__)
-      wide[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(value.part[i]));
-      wide[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(value.part[i], 1));
-#else
-      for (int lane = 0; lane < kNativeLanes; ++lane) wide[2 * i + lane / 2][lane % 2] = value.part[i][lane];
-#endif
-    }
-  }
-
-  NativeDouble sums_[2 * kParts];  // [16] lanes
-};
 
 }  // namespace VAE_FUSED_ISA
 }  // namespace vae_fused

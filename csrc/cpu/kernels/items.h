@@ -1,0 +1,106 @@
+// What belongs to the batch items of a tile, where the loop over its elements knows nothing of items.
+//
+// A tile has one piece of an item or several whole items. Of several, the elements to be summed are put aside and added
+// up item by item, and the weights of the items are spread over their elements: a loop for each item would be mostly
+// the start and the end of loops, because the latents of many models have few dimensions.
+#pragma once
+
+#include "cpu/kernels/tile.h"
+
+namespace vae_fused {
+namespace VAE_FUSED_ISA {
+
+// A value for every element of a tile, with room for the vector that ends beyond it.
+template <class T>
+struct alignas(64) ElementBuffer {
+  T values[kTile + VectorOf<T>::kCount];
+};
+
+enum class Summed { kValues, kSquares };
+
+// The sums of the items, or of their pieces: every one in the order of its own elements.
+template <class T, Summed kSummed = Summed::kValues>
+class ItemSums {
+ public:
+  // The buffer is apart, or the compiler would keep the sums beside it in memory.
+  VAE_FUSED_HOST_DEVICE ItemSums(const TilePlan& plan, ElementBuffer<T>& buffer)
+      : elements_(plan.items_per_tile > 1 ? buffer.values : nullptr) {}
+
+  template <class Lanes>
+  VAE_FUSED_HOST_DEVICE void add(int at, const VectorOf<T>& value, Lanes lanes) {
+    if (elements_ != nullptr) {
+      store(elements_ + at, value);
+    } else if constexpr (std::is_base_of_v<Partial, Lanes>) {
+      // Beyond the lanes of a partial vector operands are 0, and what a formula makes of them need not be.
+      T values[VectorOf<T>::kCount];
+      store(values, value);
+      add_to(sum_, load_partial(static_cast<const T*>(values), lanes.count));
+    } else {
+      add_to(sum_, value);
+    }
+  }
+
+  // partials [items, pieces]
+  VAE_FUSED_HOST_DEVICE void write(const TilePlan& plan, int64_t tile, const TileRange& range, double* partials) const {
+    if (elements_ == nullptr) {
+      partials[tile] = sum_.total();
+      return;
+    }
+    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+      SumOf<T> sum;
+      for_each_vector_of<T, T>(segment.count, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        add_to(sum, load(static_cast<const T*>(elements_) + segment.start + i, lanes));
+      });
+      partials[segment.partial] = sum.total();
+    });
+  }
+
+ private:
+  VAE_FUSED_HOST_DEVICE static void add_to(SumOf<T>& sum, const VectorOf<T>& value) {
+    if constexpr (kSummed == Summed::kSquares) {
+      sum.add_square(value);
+    } else {
+      sum.add(value);
+    }
+  }
+
+  T* const elements_;  // of several items, or null
+  SumOf<T> sum_;
+};
+
+VAE_FUSED_INLINE double weight_of(const Weight& weight, int64_t item) {
+  if (weight.values == nullptr) return weight.scale;
+  double value = 0.0;
+  with_type(weight.type, weight.values, [&](auto* values) { value = widen(values[item * weight.stride]); });
+  return value * weight.scale;
+}
+
+// The weight of the item of every element.
+template <class T>
+class ItemWeights {
+ public:
+  VAE_FUSED_HOST_DEVICE ItemWeights(const Weight& weight, const TilePlan& plan, int64_t tile, const TileRange& range,
+                                    ElementBuffer<T>& buffer)
+      : of_all_(static_cast<T>(weight_of(weight, range.item))),
+        elements_(plan.items_per_tile > 1 && weight.values != nullptr && weight.stride != 0 ? buffer.values : nullptr) {
+    if (elements_ == nullptr) return;
+    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+      const VectorOf<T> of_item(static_cast<T>(weight_of(weight, segment.item)));
+      // What is written beyond the item belongs to the next one, which writes its own over it.
+      for (int i = 0; i < segment.count; i += VectorOf<T>::kCount) {
+        store(elements_ + segment.start + i, of_item);
+      }
+    });
+  }
+
+  VAE_FUSED_HOST_DEVICE VectorOf<T> operator()(int at) const {
+    return elements_ == nullptr ? of_all_ : load(static_cast<const T*>(elements_) + at);
+  }
+
+ private:
+  const VectorOf<T> of_all_;
+  T* const elements_;  // where the items differ, or null
+};
+
+}  // namespace VAE_FUSED_ISA
+}  // namespace vae_fused

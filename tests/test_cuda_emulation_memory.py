@@ -83,7 +83,7 @@ def divergence(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         mask = torch.rand(shape) < 0.5 if scale else None
         operands = (make(), make(), *((make(), make()) if prior else (None, None)), next(reductions))
         value = emulated("kl_divergence", *operands, mask=mask, **scale)
-        emulated("kl_divergence_backward", value, *operands, (True,) * 4, mask=mask, **scale)
+        emulated("kl_divergence_backward", value, (True,) * 4, *operands, mask=mask, **scale)
 
 
 def objective(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -101,9 +101,9 @@ def objective(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
             latents = (None, None, torch.rand(shape[0])) if given else (mu, logvar, None)
             arguments = (make(), target, *latents, 0.5, None, recon_loss, reduction)
             loss = emulated("elbo_loss", *arguments, **settings)[0]
-            emulated("elbo_loss_backward", loss, *arguments, (True,) * 6, **settings)
+            emulated("elbo_loss_backward", loss, (True,) * 6, *arguments, **settings)
             if reduction == "sum":
-                emulated("elbo_loss_with_gradients", *arguments, (True,) * 4, **settings)
+                emulated("elbo_loss_with_gradients", (True,) * 4, *arguments, **settings)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

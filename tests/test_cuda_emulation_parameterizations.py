@@ -45,7 +45,10 @@ def operands(form: Form, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator
 
 
 def assert_noisy_agree(actual: Any, expected: Any) -> None:
-    """The error of the noise is multiplied by standard deviations, and in a gradient by an incoming one: 16 at most."""
+    """The error of the noise is multiplied by standard deviations or their slopes, 16 at most.
+
+    Incoming gradients are cosines, so that a gradient multiplies it by no more.
+    """
     for one, other in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
         assert_agree(one / 16, other / 16, True)
 
@@ -67,7 +70,7 @@ def test_samples_and_their_backward(emulation: ctypes.CDLL, form: Form, dtype: t
             z = emulated("reparameterize", mu, raw, KEY, num_samples=samples, **scale)
             assert_transforms(emulation)
             assert_noisy_agree(z, on_cpu("reparameterize", mu, raw, KEY, num_samples=samples, **scale))
-            arguments = (z, None, None, raw, KEY, samples, (True, True))
+            arguments = (z.cos(), None, None, raw, KEY, samples, (True, True))
             gradients = emulated("reparameterize_backward", *arguments, **scale)
             assert_noisy_agree(gradients, on_cpu("reparameterize_backward", *arguments, **scale))
 
@@ -80,8 +83,8 @@ def test_samples_with_the_divergence(emulation: ctypes.CDLL, form: Form, dtype: 
             scale = {**form.for_operator, "mask": mask_of(shape, masked)}
             z, kl = emulated("reparameterize_with_kl", mu, raw, KEY, **scale)
             assert_noisy_agree((z, kl), on_cpu("reparameterize_with_kl", mu, raw, KEY, **scale))
-            for grad_z in (z, None):
-                arguments = (grad_z, kl, mu, raw, KEY, None, (True, True))
+            for grad_z in (z.cos(), None):
+                arguments = (grad_z, kl.cos(), mu, raw, KEY, None, (True, True))
                 gradients = emulated("reparameterize_backward", *arguments, **scale)
                 assert_noisy_agree(gradients, on_cpu("reparameterize_backward", *arguments, **scale))
 
@@ -157,10 +160,10 @@ def test_aligned_operands_move_in_vectors(
             return actual
 
         z, kl = check("reparameterize_with_kl", mu, raw, KEY, noisy=True, **scale)
-        check("reparameterize_backward", z, kl, mu, raw, KEY, None, (True, True), noisy=True, **scale)
+        check("reparameterize_backward", z.cos(), kl.cos(), mu, raw, KEY, None, (True, True), noisy=True, **scale)
         for prior, reduction in (((None, None), "sample"), ((mu, mu), "none"), ((None, mu), "mean")):
             value = check("kl_divergence", mu, raw, *prior, reduction, noisy=False, **scale)
-            arguments = (torch.full_like(value, 0.75), mu, raw, *prior, reduction, (True,) * 4)
+            arguments = (torch.full_like(value, 0.75), (True,) * 4, mu, raw, *prior, reduction)
             check("kl_divergence_backward", *arguments, noisy=False, **scale)
     scale = {**form.for_operator, "temperature": 0.5}
     for samples in (None, 1, 2):
@@ -168,7 +171,7 @@ def test_aligned_operands_move_in_vectors(
         z = emulated("reparameterize", mu, raw, KEY, num_samples=samples, **scale)
         assert_vectors(emulation, aligned)
         assert_noisy_agree(z, on_cpu("reparameterize", mu, raw, KEY, num_samples=samples, **scale))
-        arguments = (z, None, None, raw, KEY, samples, (True, True))
+        arguments = (z.cos(), None, None, raw, KEY, samples, (True, True))
         gradients = emulated("reparameterize_backward", *arguments, **scale)
         assert_vectors(emulation, aligned)
         assert_noisy_agree(gradients, on_cpu("reparameterize_backward", *arguments, **scale))
@@ -184,7 +187,7 @@ def test_operands_that_are_no_vectors_beside_some_that_are(emulation: ctypes.CDL
         assert_vectors(emulation, vectors)
         assert_agree(value, on_cpu("kl_divergence", *arguments, mask=mask, parameterization="std"))
     half, grad = mu.half(), torch.rand(6, 16).half()
-    backward = (grad, half, raw.half(), None, None, "none", (True,) * 4)
+    backward = (grad, (True,) * 4, half, raw.half(), None, None, "none")
     gradients = emulated("kl_divergence_backward", *backward, parameterization="std")
     assert_vectors(emulation, False)  # a gradient in the type of mu, where float32 is usual
     assert_agree(gradients, on_cpu("kl_divergence_backward", *backward, parameterization="std"))

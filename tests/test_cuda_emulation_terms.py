@@ -196,5 +196,5 @@ def test_weights_and_sigmas_beside_vectors(
             assert (b"VectorAccess" in emulation.emulated_launcher()) is vectors
             grad = torch.full((rows,) if reduction == "sample" else (), 0.5)
             wanted = (True, True, False, False, False, "log_sigma" in settings)
-            gradients = [of("elbo_loss_backward", grad, *call, wanted, **settings) for of in (emulated, on_cpu)]
+            gradients = [of("elbo_loss_backward", grad, wanted, *call, **settings) for of in (emulated, on_cpu)]
             compare(*gradients, mixed=False)

@@ -168,6 +168,6 @@ def test_module_refuses_what_is_no_number():
 def test_backward_operator_has_no_gradient_for_bytes(device, recon_loss):
     recon, target = torch.rand(3, 5, device=device), torch.full((3, 5), 7, dtype=torch.uint8, device=device)
     latent, factor = torch.zeros(3, 2, device=device), torch.ones((), device=device)
-    arguments = (factor, recon, target, latent, latent, None, 1.0, None, recon_loss, "sum", (True,) * 6)
+    arguments = (factor, (True,) * 6, recon, target, latent, latent, None, 1.0, None, recon_loss, "sum")
     gradients = torch.ops.vae_fused.elbo_loss_backward(*arguments, target_scale=1 / 255)
     assert [gradient is None for gradient in gradients] == [False, True, False, False, True, True]

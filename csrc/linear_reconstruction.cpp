@@ -37,7 +37,6 @@ struct Total {
 struct LayerGradients {
   const OutputLayer& layer;
   Tensor hidden, weight, bias;
-  Tensor product;  // scratch
 
   LayerGradients(const OutputLayer& layer, bool with_hidden, bool with_weight, bool with_bias) : layer(layer) {
     const auto options = layer.hidden.options().dtype(layer.wide());
@@ -60,11 +59,12 @@ struct LayerGradients {
     if (bias.defined()) bias.add_(grad_recon.sum(0, /*keepdim=*/false, layer.wide()), scale);
   }
 
-  void add_product(Tensor sum, const Tensor& left, const Tensor& right, double scale, bool first) {
+  static void add_product(Tensor sum, const Tensor& left, const Tensor& right, double scale, bool first) {
     if (left.scalar_type() == sum.scalar_type()) {
       at::addmm_out(sum, sum, left, right, first ? 0 : 1, scale);
       return;
     }
+    Tensor product;
     if (left.is_cuda()) {
       product = at::mm(left, right, sum.scalar_type());
     } else if (left.scalar_type() == at::kHalf) {
@@ -75,7 +75,6 @@ struct LayerGradients {
     }
     if (first) sum.zero_();
     sum.add_(product, scale);
-    product = Tensor();
   }
 };
 

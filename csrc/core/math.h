@@ -1,7 +1,8 @@
 // Elementary functions for the formulas of this folder, for double and for float on a GPU.
 //
-// A type T takes part when it has fused_multiply_add, square_root, minus_two_log_of_uniform, sincos_of_turn and
-// exponential; the SIMD vectors of the CPU kernels define theirs in cpu/kernels/simd_math.h from the same polynomials.
+// A type T takes part when it has fused_multiply_add, product_and_sum, square_root, minus_two_log_of_uniform,
+// sincos_of_turn and exponential; the SIMD vectors of the CPU kernels define theirs in cpu/kernels/simd_math.h and
+// double_math.h. For exponential_polynomial it needs maximum and nearest_power besides.
 #pragma once
 
 #include <cmath>
@@ -37,6 +38,7 @@ struct Exponential {
 };
 
 constexpr int32_t kSqrtHalfBits = 0x3f3504f3;  // the bits of sqrt(1/2)
+constexpr float kLog2E = 1.44269504f;
 
 // ---- float on a GPU: what the polynomials are made of, declared before them because lookup by argument finds nothing
 
@@ -51,7 +53,7 @@ __device__ __forceinline__ float maximum(float x, float low) { return x < low ? 
 __device__ __forceinline__ float product_and_sum(float a, float b, float c) { return fmaf(a, b, c); }
 // k, the integer nearest to x / ln 2 but at most 127, and 2^k, which is 0 for k = -127.
 __device__ __forceinline__ void nearest_power(float x, float& k, float& power) {
-  const float nearest = rintf(x * 1.44269504f);
+  const float nearest = rintf(x * kLog2E);
   k = nearest > 127.0f ? 127.0f : nearest;
   power = __int_as_float((static_cast<int>(k) + 127) << 23);
 }
@@ -59,7 +61,6 @@ __device__ __forceinline__ void nearest_power(float x, float& k, float& power) {
 
 // ---- float and float vectors: one polynomial -----------------------------------------------------------------------
 
-constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2High = 0.693359375f;  // few enough bits for k * kLn2High to be exact
 constexpr float kLn2Low = -2.12194440e-4f;
 // There, and below, 2^k would be subnormal and is 0. Above, k stays at 127 and e^r overflows when e^x does.

@@ -171,15 +171,6 @@ VAE_FUSED_INLINE VectorOf<S, P> round_to_nearest(VectorOf<S, P> x) {
   return (x + shift) - shift;
 }
 
-// 2^k and k, the integer nearest to x / ln 2; k is at most 127, and for x near -88 and below 2^k is 0. The sum leaves
-// k with the bias of an exponent in the last bits, and no bits behind the point.
-VAE_FUSED_INLINE void nearest_power(Float x, Float& k, Float& power) {
-  const Float shift(NativeOf<float>::kRoundingShift + NativeOf<float>::kExponentBias);
-  const Float shifted = fused_multiply_add(minimum(x, Float(88.37f)), Float(1.44269504f), shift);
-  k = shifted - shift;
-  power = map(shifted, [](NativeFloat sum) { return (NativeFloat)((NativeInt)sum << 23); });
-}
-
 // 2^k for an integral k of a normal result, by writing the exponent.
 template <class S, int P>
 VAE_FUSED_INLINE VectorOf<S, P> power_of_two(VectorOf<S, P> k) {

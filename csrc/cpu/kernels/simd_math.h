@@ -8,6 +8,15 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
+// 2^k and k, the integer nearest to x / ln 2; k is at most 127, and for x near -88 and below 2^k is 0. The sum leaves
+// k with the bias of an exponent in the last bits, and no bits behind the point.
+VAE_FUSED_INLINE void nearest_power(Float x, Float& k, Float& power) {
+  const Float shift(NativeOf<float>::kRoundingShift + NativeOf<float>::kExponentBias);
+  const Float shifted = fused_multiply_add(minimum(x, Float(88.37f)), Float(kLog2E), shift);
+  k = shifted - shift;
+  power = map(shifted, [](NativeFloat sum) { return (NativeFloat)((NativeInt)sum << 23); });
+}
+
 VAE_FUSED_INLINE Exponential<Float> exponential(Float x) { return exponential_polynomial(x); }
 
 VAE_FUSED_INLINE Logarithm<Float> logarithm(Float x) { return logarithm_polynomial(x); }

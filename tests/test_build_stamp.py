@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.capabilities import CAPABILITIES
 
 import vae_fused
 from vae_fused import _build
@@ -95,7 +96,7 @@ def test_build_info() -> None:
     }
     assert info["version"] == vae_fused.__version__
     assert info["running_torch"] == torch.__version__
-    assert info["cpu_capability"] in (("avx512", "avx2", "baseline") if info["extension"] else (None,))
+    assert info["cpu_capability"] in (CAPABILITIES if info["extension"] else (None,))
     assert info["torch"] == (torch.__version__ if info["extension"] else None)
 
 

@@ -13,13 +13,15 @@ import subprocess
 from pathlib import Path
 
 _AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
+_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2]
 
 # In link order, the most modest first: of an inline function that several objects define (a template of the standard
 # library, say) the linker keeps the first, which every processor can run.
 INSTRUCTION_SETS = {
     "baseline": [],
     "avx2": _AVX2,
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2],
+    "avx512": _AVX512,
+    "avx512_bf16": ["-mavx512bf16", *_AVX512],
 }
 
 # No contraction, so that every instruction set rounds where the source says so. The other two let the compiler

@@ -21,9 +21,10 @@ struct KernelTable {
   TileKernel<ReconstructionTermParams> reconstruction_term;  // any term
 };
 
-extern const KernelTable kAvx512Kernels, kAvx2Kernels, kBaselineKernels;
+extern const KernelTable kAvx512BF16Kernels, kAvx512Kernels, kAvx2Kernels, kBaselineKernels;
 
-// The best that this processor has, or what VAE_FUSED_CPU_CAPABILITY (avx512, avx2, baseline) asks for. Chosen once.
+// The best that this processor has, or what VAE_FUSED_CPU_CAPABILITY (avx512_bf16, avx512, avx2, baseline) asks for.
+// Chosen once.
 const KernelTable& kernels();
 
 }  // namespace vae_fused

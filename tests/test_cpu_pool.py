@@ -36,6 +36,23 @@ def test_release_gives_back_what_a_tensor_has_left_and_says_how_much():
     assert vf.release_cpu_pool() == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what the system says of this process on Linux")
+def test_released_memory_goes_back_to_the_system():
+    # Once malloc has seen a tensor of this size given up, it keeps what it is given instead of returning it.
+    torch.empty(8 * MIB, dtype=torch.uint8).fill_(1)
+    results = [vf.standard_normal(key_of(i), FOUR_MIB) for i in range(8)]
+    barrier = torch.empty(4 * MIB, dtype=torch.uint8)  # above them, had they come from the heap
+    del results
+    before = resident_bytes()
+    assert vf.release_cpu_pool() == 8 * 4 * MIB
+    assert before - resident_bytes() >= 7 * 4 * MIB
+    assert barrier.numel()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_a_later_result_takes_the_memory_of_an_earlier_one():
     earlier = vf.standard_normal(key_of(1), FOUR_MIB)
     address = earlier.data_ptr()

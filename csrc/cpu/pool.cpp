@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -35,15 +36,36 @@ size_t limit_from_environment() {
   return static_cast<size_t>(mib) << 20;
 }
 
-// Whole huge pages, aligned to them: a fault then maps 2 MiB instead of 4 KiB where the system allows it.
+// Memory aligned to huge pages, and made of them where the system allows it: one fault maps 2 MiB instead of 4 KiB.
+// Mapped and not allocated, because malloc hands out again what has small pages already, and keeps what it is given.
+void* map_huge_pages(size_t bytes) {
+#if defined(__linux__)
+  void* mapping = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(mapping) % kHugePage) % kHugePage;
+  char* const data = static_cast<char*>(mapping) + before;
+  if (before != 0) munmap(mapping, before);
+  munmap(data + bytes, kHugePage - before);
+  madvise(data, bytes, MADV_HUGEPAGE);
+  return data;
+#else
+  return std::aligned_alloc(kHugePage, bytes);
+#endif
+}
+
 Block map_block(size_t bytes) {
   const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  void* data = std::aligned_alloc(kHugePage, rounded);
+  void* data = map_huge_pages(rounded);
   TORCH_CHECK_WITH(OutOfMemoryError, data != nullptr, "vae_fused could not allocate ", rounded, " bytes");
-#if defined(__linux__)
-  madvise(data, rounded, MADV_HUGEPAGE);
-#endif
   return {data, rounded};
+}
+
+void unmap(const Block& block) {
+#if defined(__linux__)
+  munmap(block.data, block.bytes);
+#else
+  std::free(block.data);
+#endif
 }
 
 class Pool final : public c10::Allocator {
@@ -80,7 +102,7 @@ class Pool final : public c10::Allocator {
     size_t bytes = 0;
     for (const Block& block : blocks) {
       bytes += block.bytes;
-      std::free(block.data);
+      unmap(block);
     }
     return bytes;
   }
@@ -129,7 +151,7 @@ class Pool final : public c10::Allocator {
         kept_bytes_ += block.bytes;
       }
     }
-    for (const Block& old : dropped) std::free(old.data);
+    for (const Block& old : dropped) unmap(old);
   }
 
   const size_t limit_;

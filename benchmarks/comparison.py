@@ -1,18 +1,21 @@
-"""The CPU comparison: each case measured with its rivals interleaved, and the copy rate beside it."""
+"""The CPU comparison: a process for each case, with its rivals interleaved and the rates of memory beside it."""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
 import vae_fused as vf
 from cases import Case, make_inputs
+from limits import memory_limits
 from memory import peak_bytes
 from results import Result, Row, first_line
 from rivals import EAGER, OURS, InPlaceStep, Step, check_agreement, compiled_step
-from timing import PhaseSampler, copy_rate, host_sampler, interleave
+from timing import PhaseSampler, interleave
 
 NO_POOL = "ours, no pool"
 IN_PLACE = "ours, in place"
@@ -42,24 +45,17 @@ class Comparisons:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._done: dict[Case, Comparison] = {}
-        self._copy_rates: list[float] = []
 
     def measure(self, case: Case) -> Comparison:
         """The measured case; measured now if this is the first time it is asked for."""
         if case not in self._done:
-            self._copy_rates.append(copy_rate(host_sampler, CPU))
-            self._done[case] = compare(case, self._seconds)
+            self._done[case] = compare_apart(case, self._seconds)
         return self._done[case]
 
     @property
     def rows(self) -> list[Row]:
         """The rows so far, in the order of measurement."""
         return [comparison.row for comparison in self._done.values()]
-
-    @property
-    def copy_rate(self) -> float:
-        """Best copy of the session, bytes per second; one was timed before each case."""
-        return max(self._copy_rates)
 
 
 def _sampler(name: str, step: Step) -> PhaseSampler:
@@ -110,3 +106,22 @@ def compare(case: Case, seconds: float) -> Comparison:
     for name, values in durations.items():
         results[name].times = samplers[name].measurements(values)
     return Comparison(Row(case, results), durations)
+
+
+def compare_apart(case: Case, seconds: float) -> Comparison:
+    """``compare`` in a process of its own, with the rates of memory measured before and after.
+
+    What malloc maps anew and what it hands out again depends on all that a process has allocated before, and a rival
+    whose temporaries are mapped anew at every step takes several times as long as one whose are not.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(_compare_between_limits, case, seconds, torch.get_num_threads()).result()
+
+
+def _compare_between_limits(case: Case, seconds: float, threads: int) -> Comparison:
+    torch.set_num_threads(threads)
+    before = memory_limits()
+    comparison = compare(case, seconds)
+    after = memory_limits()
+    comparison.row.limits = {name: max(rate, after[name]) for name, rate in before.items()}
+    return comparison

@@ -23,10 +23,10 @@ from targets import ratio_outcomes
 
 _SECONDS_A_CASE = 3.0
 _LEGEND = (
-    "Minimum (median in brackets) of one step; rivals interleaved in one process; ratios above 1: ours is faster.",
+    "Minimum (median in brackets) of a step; a process a case, its rivals interleaved; ratios above 1: ours is faster.",
     "pool off: ours with its memory pool emptied before and after the step, as with VAE_FUSED_POOL_MIB=0.",
     "in place: ours with the gradient of the reconstruction in its memory, inplace=True.",
-    "of copy: bytes that an ideal pass moves over the minimum of ours, as a share of copying memory in this run.",
+    "of copy: bytes that an ideal pass moves over the minimum of ours, as a share of copying memory beside the case.",
     "peak MB: the most that one step holds beyond its inputs, in the order ours / eager / compile.",
 )
 _COMPARISONS = pytest.StashKey[Comparisons]()
@@ -52,14 +52,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     comparisons = config.stash[_COMPARISONS]
     if not comparisons.rows:
         return
-    facts, bytes_per_second = machine_facts(CPU), comparisons.copy_rate
+    facts = machine_facts(CPU)
     terminalreporter.section("forward + backward on the CPU")
     outcomes = [outcome for outcome in ratio_outcomes(comparisons.rows) if outcome.reached is not None]
     for line in (
-        *comparison_table(comparisons.rows, bytes_per_second).splitlines(),
+        *comparison_table(comparisons.rows).splitlines(),
         "",
         *_LEGEND,
-        f"Copying memory reaches {bytes_per_second / 1e9:.1f} GB/s.",
         "",
         *markdown_table(
             ["target", "measure", "asked", "measured", "reached"],
@@ -74,5 +73,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.line(machine_line(facts))
     path = config.getoption("--results")
     if path is not None:
-        write_json(path, facts, bytes_per_second, comparisons.rows)
+        write_json(path, facts, comparisons.rows)
         terminalreporter.line(f"rows written to {path}")

@@ -131,12 +131,14 @@ def main() -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         write_json(
-            arguments.out_dir / "results.json", facts, bytes_per_second, rows,
+            arguments.out_dir / "results.json", facts, rows, copy_bytes_per_second=bytes_per_second,
             problems=[*problems, *failures(rows)],
         )  # fmt: skip
         print(f"{case} ({OPERATIONS[case.operation].title}): {time.monotonic() - begin:.1f} s", flush=True)
     problems += failures(rows)
-    write_json(arguments.out_dir / "results.json", facts, bytes_per_second, rows, problems=problems)
+    write_json(
+        arguments.out_dir / "results.json", facts, rows, copy_bytes_per_second=bytes_per_second, problems=problems
+    )
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

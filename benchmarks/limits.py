@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 import vae_fused as vf
-from timing import host_sampler, interleave
+from timing import copy_rate, host_sampler, interleave
 
 _SOURCE = Path(__file__).with_name("limits.c")
-_TRIAD_ELEMENTS = 1 << 26
+_TRIAD_ELEMENTS = 1 << 25
 _ADDITIONS = 1 << 27
 # 2**18 normals, 1 MiB, stay in L2.
 _NORMALS = 1 << 18
@@ -49,7 +49,7 @@ def _triad_rate(library: ctypes.CDLL) -> float:
 
     with ThreadPoolExecutor(threads) as executor:
         sampler = host_sampler(lambda: list(executor.map(part, range(threads))))
-        durations = interleave({"triad": sampler}, seconds=1.5, most_rounds=20)["triad"]
+        durations = interleave({"triad": sampler}, seconds=1.0, most_rounds=15)["triad"]
     return 3 * 4 * count * threads / min(durations)
 
 
@@ -59,16 +59,23 @@ def _normals_rate() -> float:
     return _NORMALS / min(interleave({"normals": draw}, seconds=1.0, most_rounds=2000)["normals"])
 
 
-def measure_limits() -> dict[str, float]:
-    """Rates per second, by name; those that need the compiler only where there is one."""
+def memory_limits() -> dict[str, float]:
+    """Bytes per second that memory allows now: by copying, and by the triad where there is a compiler for it."""
+    measured = {"copy_bytes_per_second": copy_rate(host_sampler, torch.device("cpu"))}
+    library = _compiled()
+    if library is not None:
+        measured["triad_bytes_per_second"] = _triad_rate(library)
+    return measured
+
+
+def processor_limits() -> dict[str, float]:
+    """Rates per second, by name: the clock, where there is a compiler for it, and the normals."""
     measured: dict[str, float] = {}
     library = _compiled()
     threads = torch.get_num_threads()
-    if library is not None:
-        library.clock_rate.restype = ctypes.c_double
-        measured["triad_bytes_per_second"] = _triad_rate(library)
     torch.set_num_threads(1)
     if library is not None:
+        library.clock_rate.restype = ctypes.c_double
         # Beside the noise, so that both run at the same clock.
         measured["cycles_per_second"] = max(library.clock_rate(ctypes.c_int64(_ADDITIONS)) for _ in range(5))
     measured["normals_per_second_one_thread"] = _normals_rate()

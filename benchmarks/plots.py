@@ -63,8 +63,8 @@ def _draw_share(run: Run) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8, 5))
     for dtype in sorted({row.case.dtype_name for row in run.rows}):
         rows = [row for row in run.rows if row.case.dtype_name == dtype]
-        rates = [(row.case.ideal_bytes, row.rate("step")) for row in rows]
-        known = [(size, rate / run.copy_bytes_per_second) for size, rate in rates if rate is not None]
+        shares = [(row.case.ideal_bytes, row.share("step", "copy_bytes_per_second")) for row in rows]
+        known = [(size, share) for size, share in shares if share is not None]
         axes.scatter(*zip(*known, strict=True), label=dtype)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")

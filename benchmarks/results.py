@@ -34,11 +34,15 @@ class Result:
 
 @dataclass
 class Row:
-    """One case with all its rivals, "ours" among them, on one number of threads."""
+    """One case with all its rivals, "ours" among them, on one number of threads.
+
+    ``limits`` has what memory allowed when the case was measured, by the names of ``limits.memory_limits``.
+    """
 
     case: Case
     results: dict[str, Result]
     threads: int = field(default_factory=torch.get_num_threads)
+    limits: dict[str, float] = field(default_factory=dict)
 
     def time(self, rival: str, clock: str) -> Measurement | None:
         """The rival's measurement, ``None`` if it failed or was not a rival here."""
@@ -57,6 +61,11 @@ class Row:
         ours = self.time("ours", clock)
         return None if ours is None else self.case.ideal_bytes / ours.minimum
 
+    def share(self, clock: str, limit: str) -> float | None:
+        """The rate of ours over a limit, ``None`` where either is unknown."""
+        rate, most = self.rate(clock), self.limits.get(limit)
+        return None if rate is None or most is None else rate / most
+
     def as_json(self) -> Json:
         """The row with everything that was measured."""
         case = self.case
@@ -69,6 +78,7 @@ class Row:
             "dtype": case.dtype_name,
             "threads": self.threads,
             "ideal_bytes": case.ideal_bytes,
+            "limits": self.limits,
             "rivals": {
                 name: {key: value for key, value in asdict(result).items() if value is not None}
                 for name, result in self.results.items()
@@ -84,7 +94,7 @@ class Row:
             name: Result(**{**result, "times": _measurements(result["times"])})
             for name, result in content["rivals"].items()
         }
-        return cls(case, results, content["threads"])
+        return cls(case, results, content["threads"], content["limits"])
 
 
 @dataclass
@@ -123,7 +133,6 @@ class Run:
     """Everything that one run of the suite measured."""
 
     machine: Json
-    copy_bytes_per_second: float
     limits: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     sweep: list[Row] = field(default_factory=list)
@@ -138,7 +147,6 @@ class Run:
         write_json(
             path,
             self.machine,
-            self.copy_bytes_per_second,
             self.rows,
             limits=self.limits,
             sweep=[row.as_json() for row in self.sweep],
@@ -155,7 +163,6 @@ class Run:
         content = json.loads((path / "results.json" if path.is_dir() else path).read_text())
         return cls(
             content["machine"],
-            content["copy_bytes_per_second"],
             content["limits"],
             [Row.from_json(row) for row in content["rows"]],
             [Row.from_json(row) for row in content["sweep"]],
@@ -171,10 +178,9 @@ def _measurements(content: Mapping[str, Json]) -> dict[str, Measurement]:
     return {name: Measurement(**value) for name, value in content.items()}
 
 
-def write_json(path: Path, facts: Json, bytes_per_second: float, rows: Sequence[Row], **more: Any) -> None:
-    """Write the machine, its copy rate and all rows."""
-    content = {"machine": facts, "copy_bytes_per_second": bytes_per_second, **more,
-               "rows": [row.as_json() for row in rows]}  # fmt: skip
+def write_json(path: Path, facts: Json, rows: Sequence[Row], **more: Any) -> None:
+    """Write the machine, what else is known of the run, and all rows."""
+    content = {"machine": facts, **more, "rows": [row.as_json() for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 
 import scaling
@@ -24,9 +25,13 @@ _LEAST_GAIN = 0.9
 def machine(run: Run) -> str:
     """What was run on what, and the limits measured beside it."""
     limits = run.limits
-    lines = [f"`{machine_line(run.machine)}`", "", f"- copy: {run.copy_bytes_per_second / 1e9:.1f} GB/s"]
-    if "triad_bytes_per_second" in limits:
-        lines.append(f"- triad past the caches: {limits['triad_bytes_per_second'] / 1e9:.1f} GB/s")
+    lines = [f"`{machine_line(run.machine)}`", ""]
+    for limit, name in (("copy_bytes_per_second", "copy"), ("triad_bytes_per_second", "triad past the caches")):
+        rates = [row.limits[limit] / 1e9 for row in (*run.rows, *run.sweep) if limit in row.limits]
+        if rates:
+            lines.append(
+                f"- {name}: {min(rates):.1f} to {max(rates):.1f} GB/s, {statistics.median(rates):.1f} at half the cases"
+            )
     if "cycles_per_second" in limits:
         lines.append(f"- clock of one core: {limits['cycles_per_second'] / 1e9:.2f} GHz")
     if "normals_per_second" in limits:
@@ -35,7 +40,7 @@ def machine(run: Run) -> str:
     return "\n".join([*lines, *(f"- PROBLEM: {problem}" for problem in run.problems)])
 
 
-def comparison_table(rows: Sequence[Row], bytes_per_second: float) -> str:
+def comparison_table(rows: Sequence[Row]) -> str:
     """Times, ratios, share of the copy rate and peak memory, one line a case."""
     lines = [[
         row.case.title,
@@ -43,7 +48,7 @@ def comparison_table(rows: Sequence[Row], bytes_per_second: float) -> str:
         *(time_cell(row, rival, "step") for rival in ("ours", NO_POOL, IN_PLACE, "eager", "compile")),
         *(ratio_cell(row, rival, "step") for rival in ("eager", "compile")),
         *(ratio_cell(row, rival, "step", NO_POOL) for rival in ("eager", "compile")),
-        share_cell(row, bytes_per_second),
+        share_cell(row, "copy_bytes_per_second"),
         peak_cell(row, _RIVALS),
     ] for row in rows]  # fmt: skip
     header = ["case", "dtype", "ours", "pool off", "in place", "eager", "compile", "eager / ours", "compile / ours",
@@ -84,18 +89,18 @@ def phases_table(run: Run) -> str:
 
 def prediction_table(run: Run) -> str:
     """The time that the limits of the machine allow, beside the time of ours, for float32 past the caches."""
-    triad = run.limits.get("triad_bytes_per_second", run.copy_bytes_per_second)
     normals = run.limits.get("normals_per_second")
     lines = []
     for row in _of_dtype(run, "float32"):
-        ours = row.time("ours", "step")
-        if ours is None or normals is None or row.case.ideal_bytes < _LEAST_PREDICTED_BYTES:
+        ours, triad = row.time("ours", "step"), row.limits.get("triad_bytes_per_second")
+        if ours is None or triad is None or normals is None or row.case.ideal_bytes < _LEAST_PREDICTED_BYTES:
             continue
         case, memory, noise = row.case, row.case.ideal_bytes / triad, row.case.normals / normals
         predicted = max(memory, noise)
         lines.append([
             case.title,
             f"{case.ideal_bytes / 1e6:.1f}",
+            f"{triad / 1e9:.1f}",
             seconds(memory),
             f"{case.normals / 1e6:.2f}",
             seconds(noise),
@@ -103,7 +108,17 @@ def prediction_table(run: Run) -> str:
             seconds(ours.minimum),
             f"{predicted / ours.minimum:.0%}",
         ])  # fmt: skip
-    header = ["case", "MB", "time for them", "10^6 normals", "time for them", "predicted", "measured", "of the limit"]
+    header = [
+        "case",
+        "MB",
+        "triad, GB/s",
+        "time for them",
+        "10^6 normals",
+        "time for them",
+        "predicted",
+        "measured",
+        "of the limit",
+    ]
     return markdown_table(header, lines)
 
 
@@ -203,13 +218,11 @@ SECTIONS: dict[str, Callable[[Run], str]] = {
     "machine": machine,
     "targets": targets_table,
     "shapes": shapes_table,
-    "float32": lambda run: comparison_table(_of_dtype(run, "float32"), run.copy_bytes_per_second),
+    "float32": lambda run: comparison_table(_of_dtype(run, "float32")),
     "prediction": prediction_table,
     "phases": phases_table,
     "dtypes": half_table,
-    "other dtypes": lambda run: comparison_table(
-        _of_dtype(run, "bfloat16", "float16", "float64"), run.copy_bytes_per_second
-    ),
+    "other dtypes": lambda run: comparison_table(_of_dtype(run, "bfloat16", "float16", "float64")),
     "sweep": sweep,
     "training step": training_steps,
     "output layer": lambda run: output_layer_table(run.output_layers),

@@ -17,17 +17,15 @@ from typing import Any
 import torch
 
 from cases import MNIST, SUITE_CASES, SWEEP_CASES, Case
-from comparison import CPU, compare
+from comparison import CPU, compare_apart
 from import_time import MOST_SECONDS_ADDED, measure_import
-from limits import measure_limits
+from limits import processor_limits
 from machine import machine_facts, machine_line, missing_kernels
 from output_layer import LARGE, SMALL, Layer, measure_output_layer
 from overhead import measure_overhead
 from results import Run, failures, first_line
-from timing import copy_rate, host_sampler
 from training_step import MODELS, measure_training_step
 
-_CASES_A_COPY = 6
 _SMALLEST_SWEEP = ("4x4", "8x8")
 
 
@@ -63,7 +61,7 @@ class Suite:
         self._file = file
         self._effort = effort
         self._threads = torch.get_num_threads()
-        self.run = Run(machine_facts(CPU), copy_rate(host_sampler, CPU))
+        self.run = Run(machine_facts(CPU))
 
     def _attempt(self, name: str, measure: Callable[[], None]) -> None:
         begin = time.monotonic()
@@ -77,7 +75,7 @@ class Suite:
     def measure(self) -> None:
         """Everything, the short parts first."""
         run, effort = self.run, self._effort
-        self._attempt("limits of the machine", lambda: run.limits.update(measure_limits()))
+        self._attempt("limits of the processor", lambda: run.limits.update(processor_limits()))
         self._attempt("import time", lambda: run.import_time.update(measure_import(effort.import_rounds)))
         self._attempt("call overhead", lambda: run.overhead.update(measure_overhead(effort.case_seconds)))
         for model in effort.models:
@@ -99,16 +97,14 @@ class Suite:
                 torch.set_num_threads(threads)
                 self._attempt(
                     f"sweep, {case}, {threads} threads",
-                    lambda case=case: self.run.sweep.append(compare(case, self._effort.sweep_seconds).row),
+                    lambda case=case: self.run.sweep.append(compare_apart(case, self._effort.sweep_seconds).row),
                 )
         torch.set_num_threads(self._threads)
 
     def _cases(self) -> None:
-        for index, case in enumerate(self._effort.cases):
-            if index % _CASES_A_COPY == 0:
-                self.run.copy_bytes_per_second = max(self.run.copy_bytes_per_second, copy_rate(host_sampler, CPU))
+        for case in self._effort.cases:
             self._attempt(
-                str(case), lambda case=case: self.run.rows.append(compare(case, self._effort.case_seconds).row)
+                str(case), lambda case=case: self.run.rows.append(compare_apart(case, self._effort.case_seconds).row)
             )
 
 

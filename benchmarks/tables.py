@@ -36,9 +36,9 @@ def ratio_cell(row: Row, rival: str, clock: str, ours: str = "ours") -> str:
     return _cell(row.ratio(rival, clock, ours), lambda ratios: f"{ratios[0]:.2f}x ({ratios[1]:.2f}x)")
 
 
-def share_cell(row: Row, bytes_per_second: float) -> str:
-    """Bytes that an ideal pass moves over the minimum of ours, as a share of a rate."""
-    return _cell(row.rate("step"), lambda rate: f"{rate / bytes_per_second:.0%}")
+def share_cell(row: Row, limit: str) -> str:
+    """Bytes that an ideal pass moves over the minimum of ours, as a share of a rate measured beside it."""
+    return _cell(row.share("step", limit), lambda share: f"{share:.0%}")
 
 
 def peak_cell(row: Row, rivals: Sequence[str]) -> str:

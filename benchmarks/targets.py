@@ -77,8 +77,7 @@ def limit_outcomes(run: Run) -> list[Outcome]:
     """Each target against a limit of the machine that the same run has measured."""
     outcomes = []
     row = next((row for row in run.rows if str(row.case) == "loss-images-float32"), None)
-    rate, triad = None if row is None else row.rate("step"), run.limits.get("triad_bytes_per_second")
-    share = None if rate is None or triad is None else rate / triad
+    share = None if row is None else row.share("step", "triad_bytes_per_second")
     outcomes.append(
         Outcome(
             f"{_IMAGES}, pool",

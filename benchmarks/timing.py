@@ -45,8 +45,9 @@ def host_sampler(step: Callable[[], None]) -> Sampler:
 class PhaseSampler:
     """Times a step by the host's clock, and its forward and backward with it.
 
-    The backward's time includes ``release``, which gives up what the step has made; ``prepare`` and
-    ``restore`` are not timed.
+    A sample is two steps, of which the second is timed: it finds the caches and the allocator as a step of its own has
+    left them, and not the rival that ran before. The backward's time includes ``release``, which gives up what the
+    step has made; ``prepare``, before each of the two, and ``restore``, after both, are not timed.
     """
 
     def __init__(
@@ -62,6 +63,14 @@ class PhaseSampler:
         self._phases: list[tuple[float, float]] = []
 
     def __call__(self) -> float:
+        self._step()
+        forward, backward = self._step()
+        self._phases.append((forward, backward))
+        if self._restore is not None:
+            self._restore()
+        return forward + backward
+
+    def _step(self) -> tuple[float, float]:
         if self._prepare is not None:
             self._prepare()
         start = time.perf_counter()
@@ -70,11 +79,7 @@ class PhaseSampler:
         self._backward(outputs)
         del outputs
         self._release()
-        end = time.perf_counter()
-        self._phases.append((middle - start, end - middle))
-        if self._restore is not None:
-            self._restore()
-        return end - start
+        return middle - start, time.perf_counter() - middle
 
     def measurements(self, durations: list[float]) -> dict[str, Measurement]:
         """The step and its two parts, over the rounds whose durations these are: the last ones."""

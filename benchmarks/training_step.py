@@ -10,7 +10,7 @@ from torch import Tensor
 
 import vae_fused as vf
 from cases import FACES, MNIST, Case
-from comparison import compare
+from comparison import compare_apart
 from results import TrainingStep
 from rivals import EAGER
 from timing import Measurement, host_sampler, interleave
@@ -83,7 +83,7 @@ def measure_training_step(model: Model, seconds: float) -> TrainingStep:
         "compile, ours": host_sampler(_step(model, _our_loss, compiled=True)),
     }
     times = {name: Measurement.of(values) for name, values in interleave(samplers, seconds, _MOST_ROUNDS).items()}
-    row = compare(model.case, seconds / 2).row
+    row = compare_apart(model.case, seconds / 2).row
     objective = {name: row.time(name, "step") for name in ("ours", "eager", "compile")}
     return TrainingStep(
         model.name, model.batch, times, {name: value for name, value in objective.items() if value is not None}

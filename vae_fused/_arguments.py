@@ -52,6 +52,15 @@ def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) 
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {value.device}")
 
 
+def check_expands(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ``ValueError`` unless a tensor broadcasts to the shape of another."""
+    offset = other.dim() - value.dim()
+    if offset < 0 or any(size not in (1, other.shape[offset + dim]) for dim, size in enumerate(value.shape)):
+        raise ValueError(
+            f"{name} must be broadcastable to the shape of {other_name}, {_shape(other)}, got {_shape(value)}"
+        )
+
+
 def check_latent_pair(mu: Tensor, logvar: Tensor) -> None:
     """Raise unless mu and logvar are one posterior: same shape, dtype and device, with a batch dimension."""
     check_batched("mu", mu)
@@ -71,10 +80,7 @@ def check_prior(name: str, prior: Tensor | None, mu: Tensor) -> None:
     if prior.dtype != mu.dtype:
         raise TypeError(f"{name} must have the dtype of mu, {mu.dtype}, got {prior.dtype}")
     check_same_device(name, prior, "mu", mu)
-    offset = mu.dim() - prior.dim()
-    fits = offset >= 0 and all(size == 1 or size == mu.shape[offset + dim] for dim, size in enumerate(prior.shape))
-    if not fits:
-        raise ValueError(f"{name} must be broadcastable to the shape of mu, {_shape(mu)}, got {_shape(prior)}")
+    check_expands(name, prior, "mu", mu)
 
 
 def check_key(key: Tensor) -> None:
@@ -107,14 +113,14 @@ def check_noise_source(generator: torch.Generator | None, key: Tensor | None, de
         raise ValueError(f"generator must be on the device of mu, {device}, got {generator.device}")
 
 
-def check_num_samples(num_samples: int | None) -> None:
-    """Raise unless ``num_samples`` is None or a positive integer."""
-    if num_samples is None:
+def check_count(name: str, value: object, smallest: int = 1, *, optional: bool = False) -> None:
+    """Raise unless ``value`` is an integer, ``smallest`` or more; or None where it is ``optional``."""
+    if optional and value is None:
         return
-    if isinstance(num_samples, bool) or not isinstance(num_samples, (int, torch.SymInt)):
-        raise TypeError(f"num_samples must be an integer or None, got {type(num_samples).__name__}")
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an integer{' or None' if optional else ''}, got {type(value).__name__}")
+    if value < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, got {value}")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -204,16 +210,6 @@ def check_kl_source(
     check_same_device("kl", kl, name, recon)
 
 
-def check_chunk(chunk: int | None) -> None:
-    """Raise unless ``chunk`` is None or a positive integer."""
-    if chunk is None:
-        return
-    if isinstance(chunk, bool) or not isinstance(chunk, int):
-        raise TypeError(f"chunk must be an integer or None, got {type(chunk).__name__}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-
-
 # The whole check of each operator, in the order in which its arguments stand.
 
 
@@ -238,7 +234,7 @@ def check_sampling(
 ) -> None:
     """Everything that ``reparameterize`` and ``reparameterize_with_kl`` ask of their arguments."""
     check_latent_pair(mu, logvar)
-    check_num_samples(num_samples)
+    check_count("num_samples", num_samples, optional=True)
     check_noise_source(generator, key, mu.device)
     if key is not None:
         check_key_for(key, mu.shape[0], mu.device)

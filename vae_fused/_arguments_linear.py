@@ -9,7 +9,7 @@ from vae_fused._arguments import (
     REDUCTIONS,
     check_beta,
     check_choice,
-    check_chunk,
+    check_count,
     check_floating,
     check_kl_source,
     check_same_device,
@@ -66,7 +66,7 @@ def check_linear_reconstruction(
     check_linear(hidden, weight, bias, target)
     check_choice("recon_loss", recon_loss, LINEAR_RECON_LOSSES)
     check_choice("reduction", reduction, REDUCTIONS)
-    check_chunk(chunk)
+    check_count("chunk", chunk, optional=True)
 
 
 def check_linear_elbo_loss(

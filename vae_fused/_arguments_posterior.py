@@ -11,7 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_fused._arguments import FLOATING_DTYPES, check_choice, check_number, check_tensor
+from vae_fused._arguments import (
+    FLOATING_DTYPES,
+    check_choice,
+    check_expands,
+    check_number,
+    check_same_device,
+    check_tensor,
+)
 
 PARAMETERIZATIONS = ("logvar", "log_std", "std", "var", "exp_std", "exp_var", "softplus_std", "softplus_var")
 CLAMPS = ("hard", "soft", "straight_through")
@@ -72,10 +79,7 @@ def check_mask(mask: Tensor | None, mu: Tensor) -> None:
     check_tensor("mask", mask)
     if mask.dtype not in (torch.bool, *FLOATING_DTYPES):
         raise TypeError(f"mask must be bool, float16, bfloat16, float32 or float64, got {mask.dtype}")
-    if mask.device != mu.device:
-        raise ValueError(f"mask must be on the device of mu, {mu.device}, got {mask.device}")
-    offset = mu.dim() - mask.dim()
-    if offset < 0 or any(size not in (1, mu.shape[offset + dim]) for dim, size in enumerate(mask.shape)):
-        raise ValueError(f"mask must be broadcastable to the shape of mu, {list(mu.shape)}, got {list(mask.shape)}")
+    check_same_device("mask", mask, "mu", mu)
+    check_expands("mask", mask, "mu", mu)
     if mask.requires_grad:
         raise ValueError("mask must not require a gradient: it has none")

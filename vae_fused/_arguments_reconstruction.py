@@ -14,8 +14,10 @@ from vae_fused._arguments import (
     FLOATING_DTYPES,
     RECON_LOSSES,
     check_choice,
+    check_expands,
     check_floating,
     check_number,
+    check_same_device,
     check_tensor,
 )
 
@@ -26,14 +28,8 @@ LogSigma = float | Tensor | str | None
 
 
 def _check_fits(name: str, value: Tensor, recon: Tensor) -> None:
-    offset = recon.dim() - value.dim()
-    fits = offset >= 0 and all(size == 1 or size == recon.shape[offset + dim] for dim, size in enumerate(value.shape))
-    if not fits:
-        raise ValueError(
-            f"{name} must be broadcastable to the shape of recon, {list(recon.shape)}, got {list(value.shape)}"
-        )
-    if value.device != recon.device:
-        raise ValueError(f"{name} must be on the device of recon, {recon.device}, got {value.device}")
+    check_expands(name, value, "recon", recon)
+    check_same_device(name, value, "recon", recon)
 
 
 def check_weight(weight: Tensor | None, recon: Tensor) -> None:

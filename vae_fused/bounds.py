@@ -108,8 +108,7 @@ def log_weights(
     Source: Burda et al. 2015 (arXiv:1509.00519), section 3; ``"dreg"``: Tucker et al. 2018 (arXiv:1810.04152).
     """
     arguments.check_batched("x", x)
-    if num_samples is None:
-        raise TypeError("num_samples must be an integer, got NoneType")
+    arguments.check_count("num_samples", num_samples)
     arguments.check_choice("estimator", estimator, _ESTIMATORS)
     arguments.check_sampling(mu, logvar, num_samples, generator, key)
     if x.shape[0] != mu.shape[0]:
@@ -235,7 +234,6 @@ def importance_weighted_bound(
 
 
 def _check_groups(groups: int, num_samples: int) -> None:
-    if isinstance(groups, bool) or not isinstance(groups, int):
-        raise TypeError(f"groups must be an integer, got {type(groups).__name__}")
-    if groups < 1 or num_samples % groups:
+    arguments.check_count("groups", groups)
+    if num_samples % groups:
         raise ValueError(f"groups must divide the number of samples, {num_samples}, got {groups}")

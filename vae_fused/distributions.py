@@ -11,10 +11,10 @@ from torch import Tensor
 from vae_fused import _arguments as arguments
 from vae_fused._arguments import accumulation_dtype
 from vae_fused._arguments_posterior import clamp_bounds
+from vae_fused._generators import check_noise_sources, noise_of
 from vae_fused._library import calls_operators, ops
 from vae_fused._normal_distribution import Normal
 from vae_fused._packed_moments import check_moments
-from vae_fused._philox import draw_key
 from vae_fused.functional import kl_divergence, reparameterize
 
 __all__ = ["DiagonalGaussian", "Normal"]
@@ -128,10 +128,11 @@ class DiagonalGaussian:
             ValueError: both ``generator`` and ``key``, a list of another length than B, a generator or a key on the
                 wrong device, a key of another shape.
         """
-        single, key = self._noise_source(generator, key)
+        moments = self.parameters
+        generators = check_noise_sources(generator, key, moments.shape[0], moments.device)
         if self.deterministic:
             return self.mean.clone()
-        moments = self.parameters
+        single, key = (None, key) if generators is None else noise_of(generators, self.mean)
         if not calls_operators(moments):
             return reparameterize(self.mean, self.logvar, generator=single, key=key)
         packing = {"dim": self.dim, "logvar_min": self._low, "logvar_max": self._high}
@@ -226,51 +227,6 @@ class DiagonalGaussian:
         low = self._low if self._low >= -largest else -math.inf
         high = self._high if self._high <= largest else math.inf
         return logvar.clamp(low, high)
-
-    # ---- the noise -------------------------------------------------------------------------------------------------
-
-    def _noise_source(
-        self, generator: torch.Generator | Sequence[torch.Generator] | None, key: Tensor | None
-    ) -> tuple[torch.Generator | None, Tensor | None]:
-        """A generator on the device of the moments, or a key, or neither."""
-        if generator is None:
-            if key is not None:
-                arguments.check_key_for(key, self.parameters.shape[0], self.parameters.device)
-            return None, key
-        several = [generator] if isinstance(generator, torch.Generator) else generator
-        if not isinstance(several, (list, tuple)):
-            raise TypeError(f"generator must be a torch.Generator or a list of them, got {type(generator).__name__}")
-        batch, device = self.parameters.shape[0], self.parameters.device
-        for one in several:
-            if not isinstance(one, torch.Generator):
-                raise TypeError(f"generator must hold torch.Generators, got {type(one).__name__}")
-            if one.device.type not in ("cpu", device.type):
-                raise ValueError(
-                    f"generator must be on the CPU or on the device of moments, {device}, got {one.device}"
-                )
-        if key is not None:
-            raise ValueError("generator and key are two sources of the same noise: give one of them, got both")
-        if len(several) not in (1, batch):
-            raise ValueError(f"generator must be one or hold one for each of {batch} items, got {len(several)}")
-        if self.deterministic:
-            return None, None
-        if len(several) == 1:
-            (single,) = several
-            if single.device.type == device.type:
-                return single, None
-            return None, draw_key(single.device, single).to(device)
-        keys = [self._key_of_item(one).to(device) for one in several]
-        return None, torch.stack(keys) if keys else torch.empty((0, 2), dtype=torch.uint64, device=device)
-
-    def _key_of_item(self, generator: torch.Generator) -> Tensor:
-        """The key that the kernel would draw for one item alone, taken from the generator in the same way."""
-        if generator.device.type != "cuda":
-            return draw_key(generator.device, generator)
-        lanes = 2 if self.parameters.dtype == torch.float64 else 4
-        normals = self.parameters.numel() // (2 * self.parameters.shape[0])
-        offset = generator.get_offset()
-        generator.set_offset(offset + 4 * ((normals + lanes - 1) // lanes))
-        return torch.tensor([generator.initial_seed(), offset // 4], dtype=torch.uint64)
 
     # ---- the divergence that a sample brought along ----------------------------------------------------------------
 

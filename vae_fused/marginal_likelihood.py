@@ -111,14 +111,6 @@ def check_model(model: object) -> None:
             raise TypeError(f"model must have a method {name}, got {type(model).__name__}")
 
 
-def check_positive(name: str, value: object) -> None:
-    """Raise unless ``value`` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 def log_likelihood(
     model: Autoencoder,
     x: Tensor,
@@ -161,8 +153,8 @@ def log_likelihood(
     """
     check_model(model)
     arguments.check_batched("x", x)
-    check_positive("num_samples", num_samples)
-    arguments.check_chunk(chunk)
+    arguments.check_count("num_samples", num_samples)
+    arguments.check_count("chunk", chunk, optional=True)
     if key is not None:
         arguments.check_key_for(key, x.shape[0], x.device)
     if key is None:

@@ -140,7 +140,6 @@ def elbo_loss(
             backward of one that does, such as ``nn.Sigmoid``. It changes nothing where ``recon`` needs no gradient,
             without grad mode, in ``torch.compile`` and other traces, in the transforms of ``torch.func``, and on
             devices without kernels.
-
         weight: a factor of every element of the reconstruction term, broadcastable to ``recon``: floating, or bool for
             a mask. A constant: it has no gradient. An element of weight 0 still has to be finite.
         log_sigma: of ``"gaussian_nll"`` and ``"laplace_nll"``, which need it: a number; a floating tensor that

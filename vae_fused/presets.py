@@ -212,10 +212,7 @@ def convert_beta(
     scales = _scale_of("from_", from_), _scale_of("to", to)
     positions = 1 if latent_positions is None else latent_positions
     for name, size in (("event_numel", event_numel), ("latent_numel", latent_numel), ("latent_positions", positions)):
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{name} must be an integer, got {type(size).__name__}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        arguments.check_count(name, size)
     if latent_positions is None and any(scale.kl_mean == "positions" for scale in scales):
         raise ValueError("latent_positions must be given for the scale per_position, got None")
     ours, theirs = (scale.kl_weight(latent_numel, positions) / scale.recon_weight(event_numel) for scale in scales)

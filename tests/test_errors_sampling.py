@@ -117,7 +117,7 @@ NORMAL = [
     Case({"size": (True,)}, TypeError, "size must hold integers, got bool"),
     Case({"dtype": torch.int64}, TypeError, f"dtype {FLOATING} torch.int64"),
     Case({"dtype": torch.complex64}, TypeError, f"dtype {FLOATING} torch.complex64"),
-    Case({"dtype": "float32"}, TypeError, f"dtype {FLOATING} float32"),
+    Case({"dtype": "float32"}, TypeError, f"dtype {FLOATING} 'float32'"),
     Case({"key": keys_of([1, 2])}, ValueError, "size must begin with the number of keys, 2, got [3, 4]"),
     Case({"key": keys_of([1, 2]), "size": ()}, ValueError, "size must begin with the number of keys, 2, got []"),
 ]

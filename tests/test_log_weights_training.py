@@ -83,7 +83,7 @@ def test_a_few_steps_raise_the_bound():
     [
         ({"num_samples": 0}, ValueError, "num_samples must be at least 1, got 0"),
         ({"num_samples": None}, TypeError, "num_samples must be an integer, got NoneType"),
-        ({"num_samples": 2.0}, TypeError, "num_samples must be an integer or None, got float"),
+        ({"num_samples": 2.0}, TypeError, "num_samples must be an integer, got float"),
         ({"estimator": "stl"}, ValueError, "estimator must be one of standard, dreg, got 'stl'"),
         ({"x": torch.ones(3, 4, dtype=torch.uint8)}, TypeError, "x must be float16, bfloat16, float32 or float64"),
         ({"x": torch.ones(2, 4)}, ValueError, "x must have the batch size of mu, 3, got 2"),

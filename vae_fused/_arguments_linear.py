@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_fused._arguments import (
-    REDUCTIONS,
-    check_beta,
-    check_choice,
-    check_count,
-    check_floating,
-    check_kl_source,
-    check_same_device,
-    check_tensor,
-)
+from vae_fused._arguments import REDUCTIONS, check_beta, check_kl_source
+from vae_fused._checks import check_choice, check_count, check_floating, check_same_device, check_tensor
 
 LINEAR_RECON_LOSSES = ("mse",)
 

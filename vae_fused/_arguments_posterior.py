@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_fused._arguments import (
+from vae_fused._checks import (
     FLOATING_DTYPES,
     check_choice,
     check_expands,
     check_number,
     check_same_device,
     check_tensor,
+    type_name,
 )
 
 PARAMETERIZATIONS = ("logvar", "log_std", "std", "var", "exp_std", "exp_var", "softplus_std", "softplus_var")
@@ -36,12 +37,12 @@ def clamp_bounds(logvar_clamp: Sequence[float] | None) -> tuple[float, float]:
     if logvar_clamp is None:
         return -math.inf, math.inf
     if not isinstance(logvar_clamp, (tuple, list)):
-        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type(logvar_clamp).__name__}")
+        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type_name(logvar_clamp)}")
     if len(logvar_clamp) != 2:
         raise ValueError(f"logvar_clamp must be (low, high), got {len(logvar_clamp)} values")
     for bound in logvar_clamp:
         if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-            raise TypeError(f"logvar_clamp must hold numbers, got {type(bound).__name__}")
+            raise TypeError(f"logvar_clamp must hold numbers, got {type_name(bound)}")
     low, high = logvar_clamp
     return float(low), float(high)
 

@@ -10,15 +10,16 @@ import math
 import torch
 from torch import Tensor
 
-from vae_fused._arguments import (
+from vae_fused._arguments import RECON_LOSSES
+from vae_fused._checks import (
     FLOATING_DTYPES,
-    RECON_LOSSES,
     check_choice,
     check_expands,
     check_floating,
     check_number,
     check_same_device,
     check_tensor,
+    type_name,
 )
 
 HAVE_SIGMA = ("gaussian_nll", "laplace_nll")
@@ -61,7 +62,7 @@ def check_log_sigma(log_sigma: LogSigma, recon_loss: str, floor: float | None) -
     elif isinstance(log_sigma, Tensor):
         check_floating("log_sigma", log_sigma)
     elif isinstance(log_sigma, bool) or not isinstance(log_sigma, (int, float, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"log_sigma must be a number, a tensor or 'optimal', got {type(log_sigma).__name__}")
+        raise TypeError(f"log_sigma must be a number, a tensor or 'optimal', got {type_name(log_sigma)}")
     if floor is not None:
         check_number("log_sigma_floor", floor)
         if math.isnan(floor) or floor == math.inf:

@@ -8,7 +8,7 @@ from operator import length_hint
 import torch
 from torch import Tensor
 
-from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 
 
 def batches_of(
@@ -28,7 +28,7 @@ def batches_of(
         ImportError: ``progress`` without the package for it.
     """
     if isinstance(data, Tensor):
-        arguments.check_batched("data", data)
+        checks.check_batched("data", data)
         source: Iterable[object] = data.split(batch_size)
     elif isinstance(data, Iterable):
         source = data
@@ -44,7 +44,7 @@ def _checked(source: Iterable[object], device: torch.device | None) -> Iterator[
         x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
         if not isinstance(x, Tensor):
             raise TypeError(f"data must hold tensors, or tuples that begin with one, got {type(x).__name__}")
-        arguments.check_batched("data", x)
+        checks.check_batched("data", x)
         if len(x):
             yield x if device is None else x.to(device)
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused._arguments import accumulation_dtype
 from vae_fused._arguments_posterior import clamp_bounds
 from vae_fused._generators import check_noise_sources, noise_of
 from vae_fused._library import calls_operators, ops
 from vae_fused._normal_distribution import Normal
-from vae_fused._packed_moments import check_moments
+from vae_fused._packed_moments import check_moments, check_sample, checked_dims
 from vae_fused.functional import kl_divergence, reparameterize
 
 __all__ = ["DiagonalGaussian", "Normal"]
@@ -63,7 +64,7 @@ class DiagonalGaussian:
         logvar_clamp: Sequence[float] | None = (-30.0, 20.0),
         deterministic: bool = False,
     ) -> None:
-        arguments.check_tensor("moments", moments)
+        checks.check_tensor("moments", moments)
         low, high = clamp_bounds(logvar_clamp)
         check_moments("moments", moments, dim, low, high)
         if not isinstance(deterministic, bool):
@@ -189,21 +190,22 @@ class DiagonalGaussian:
             and in the moments. Zero if deterministic.
 
         Raises:
-            TypeError: ``sample`` is no floating tensor.
+            TypeError: ``sample`` is no floating tensor, or ``dims`` are no integers.
+            ValueError: a sample on another device or that cannot be broadcast, or a dimension that is not there.
         """
-        arguments.check_floating("sample", sample)
+        check_sample(sample, self.mean)
+        shape = torch.broadcast_shapes(sample.shape, self.mean.shape)
+        dims = range(1, len(shape)) if dims is None else checked_dims(dims, len(shape))
         dtype = accumulation_dtype(self.parameters.dtype, sample.dtype)
         if self.deterministic:
-            elements = sample.new_zeros((), dtype=dtype).expand(torch.broadcast_shapes(sample.shape, self.mean.shape))
+            elements = sample.new_zeros((), dtype=dtype).expand(shape)
         else:
             # One chunk, because its backward writes one packed gradient and two narrow views would add up two.
             mean, logvar = self.parameters.chunk(2, dim=self.dim)
             logvar = self._clamped(logvar).to(dtype)
             distance = (sample.to(dtype) - mean.to(dtype)).square() * torch.exp(-logvar)
             elements = 0.5 * (math.log(2.0 * math.pi) + logvar + distance)
-        if dims is None:
-            dims = range(1, elements.dim())
-        return elements.sum(dim=dims if isinstance(dims, int) else tuple(dims))
+        return elements.sum(dim=tuple(dims))
 
     # ---- the two halves --------------------------------------------------------------------------------------------
 

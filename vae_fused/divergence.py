@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused._arguments_posterior import check_mask
 from vae_fused._library import calls_operators, ops
 from vae_fused._otherwise import otherwise
@@ -64,8 +65,8 @@ def kl_divergence(
 
     Source: Kingma and Welling 2013 (arXiv:1312.6114), appendix B.
     """
-    arguments.check_tensor("mu", mu)
-    arguments.check_tensor("logvar", logvar)
+    checks.check_tensor("mu", mu)
+    checks.check_tensor("logvar", logvar)
     if not calls_operators(mu):
         return otherwise(mu).kl_divergence(
             mu,
@@ -81,7 +82,7 @@ def kl_divergence(
         )
     for name, prior in (("prior_mu", prior_mu), ("prior_logvar", prior_logvar)):
         arguments.check_prior(name, prior, mu)  # before autograd expands it
-    arguments.check_choice("reduction", reduction, (*arguments.REDUCTIONS, "none"))
+    checks.check_choice("reduction", reduction, (*arguments.REDUCTIONS, "none"))
     scale = operator_arguments(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
     if mask is not None:
         check_mask(mask, mu)

@@ -9,11 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._batches import batches_of
 from vae_fused.likelihoods import SQUARED_ERROR, Likelihood
-from vae_fused.marginal_likelihood import Autoencoder, check_model, evaluation_mode, item_keys, posterior_samples
+from vae_fused.marginal_likelihood import (
+    Autoencoder,
+    check_model,
+    evaluation_mode,
+    item_keys,
+    posterior_of,
+    posterior_samples,
+)
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -191,7 +198,8 @@ def evaluate(
         An :class:`Evaluation`.
 
     Raises:
-        TypeError: an argument of a wrong type, or data that are not floating tensors.
+        TypeError: an argument of a wrong type, data that are not floating tensors, or a model whose ``encode`` gives no
+            pair of tensors.
         ValueError: no items, or ``num_samples``, ``batch_size``, ``chunk`` or ``seed`` out of range.
         ImportError: ``progress`` without the package for it.
 
@@ -205,9 +213,10 @@ def evaluate(
     Johnson 2016, "ELBO surgery", for the mutual information.
     """
     check_model(model)
-    arguments.check_count("num_samples", num_samples)
-    arguments.check_count("batch_size", batch_size)
-    arguments.check_count("chunk", chunk, optional=True)
+    checks.check_count("num_samples", num_samples)
+    checks.check_count("batch_size", batch_size)
+    checks.check_callable("likelihood", likelihood)
+    checks.check_count("chunk", chunk, optional=True)
     _check_seed(seed)
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     batches = batches_of(data, batch_size, None if parameter is None else parameter.device, progress)
@@ -217,7 +226,7 @@ def evaluate(
             dimensions = math.prod(x.shape[1:])
             key = torch.tensor([seed, 0], dtype=torch.uint64, device=x.device)
             keys = item_keys(key, totals.num_items, len(x))
-            mu, logvar = model.encode(x)
+            mu, logvar = posterior_of(model, x)
             likelihoods: list[Tensor] = []
             ratios: list[Tensor] = []
             first_z = mu

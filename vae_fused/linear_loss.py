@@ -7,7 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused._arguments_linear import LINEAR_RECON_LOSSES
 from vae_fused._terms import ELBOTerms
 from vae_fused.linear_objective import linear_elbo_loss
@@ -25,7 +25,7 @@ class FusedLinearELBOLoss(ObjectiveModule):
     Args:
         in_features: H, the width of ``hidden``.
         out_features: D, the width of the reconstruction.
-        bias: whether there is one.
+        bias: whether there is one, True by default.
         beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
         recon_loss: ``"mse"``, the squared error, summed without a factor ½.
         reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`elbo_loss`.
@@ -34,8 +34,10 @@ class FusedLinearELBOLoss(ObjectiveModule):
         dtype: of the parameters.
 
     Raises:
-        TypeError: ``beta`` is not a number or a floating tensor, or ``chunk`` is not an integer.
-        ValueError: ``beta`` is not a scalar, ``chunk`` is below 1, or ``recon_loss`` or ``reduction`` is unknown.
+        TypeError: ``beta`` is not a number or a floating tensor, a size or ``chunk`` is not an integer, ``bias`` is not
+            a bool, or ``dtype`` is not floating.
+        ValueError: ``beta`` is not a scalar, a size is negative, ``chunk`` is below 1, or ``recon_loss`` or
+            ``reduction`` is unknown; in a call, also a ``hidden`` that is not ``[B, ..., in_features]``.
 
     Example:
         >>> output = FusedLinearELBOLoss(400, 784)
@@ -61,7 +63,13 @@ class FusedLinearELBOLoss(ObjectiveModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(beta, recon_loss, reduction)
-        arguments.check_count("chunk", chunk, optional=True)
+        checks.check_count("in_features", in_features, 0)
+        checks.check_count("out_features", out_features, 0)
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias must be a bool, got {checks.type_name(bias)}")
+        checks.check_count("chunk", chunk, optional=True)
+        if dtype is not None and dtype not in checks.FLOATING_DTYPES:
+            raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
         self.in_features = in_features
         self.out_features = out_features
         self.chunk = chunk
@@ -106,6 +114,7 @@ class FusedLinearELBOLoss(ObjectiveModule):
         return_terms: bool = False,
     ) -> Tensor | ELBOTerms:
         """The loss of a batch, or with ``return_terms`` its :class:`ELBOTerms`; see :func:`linear_elbo_loss`."""
+        self._check_hidden(hidden)
         return linear_elbo_loss(
             hidden,
             self.weight,
@@ -123,7 +132,13 @@ class FusedLinearELBOLoss(ObjectiveModule):
 
     def reconstruct(self, hidden: Tensor) -> Tensor:
         """The layer's output itself, ``F.linear(hidden, weight, bias)``, ``[B, ..., out_features]``."""
+        self._check_hidden(hidden)
         return nn.functional.linear(hidden, self.weight, self.bias)
+
+    def _check_hidden(self, hidden: Tensor) -> None:
+        checks.check_tensor("hidden", hidden)
+        if hidden.shape[-1:] != (self.in_features,):
+            raise ValueError(f"hidden must have shape [batch, ..., {self.in_features}], got {list(hidden.shape)}")
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""

@@ -7,6 +7,7 @@ from typing import Literal, overload
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional, reference
 from vae_fused._arguments_linear import check_linear_elbo_loss
 from vae_fused._library import calls_operators, ops
@@ -120,7 +121,7 @@ def linear_elbo_loss(
 
     Source: Kingma and Welling 2013 (arXiv:1312.6114), equation 10.
     """
-    arguments.check_tensor("hidden", hidden)
+    checks.check_tensor("hidden", hidden)
     if not calls_operators(hidden):
         return reference.linear_elbo_loss(
             hidden,

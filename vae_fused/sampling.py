@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused._arguments_posterior import check_mask, check_temperature
 from vae_fused._library import calls_operators, ops
 from vae_fused._otherwise import otherwise
@@ -109,8 +110,8 @@ def reparameterize(
     Source: Kingma and Welling 2013 (arXiv:1312.6114), section 2.4; soft clamp: Vahdat and Kautz 2020
     (arXiv:2007.03898), whose code clamps with 5 tanh(x/5); straight-through: Bengio et al. 2013 (arXiv:1308.3432).
     """
-    arguments.check_tensor("mu", mu)
-    arguments.check_tensor("logvar", logvar)
+    checks.check_tensor("mu", mu)
+    checks.check_tensor("logvar", logvar)
     if not calls_operators(mu):
         return otherwise(mu).reparameterize(
             mu,
@@ -124,14 +125,14 @@ def reparameterize(
             clamp=clamp,
             temperature=temperature,
         )
-    arguments.check_count("num_samples", num_samples, optional=True)
+    checks.check_count("num_samples", num_samples, optional=True)
     arguments.check_noise_source(generator, key, mu.device)
     scale = operator_arguments(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
-    if temperature != 1.0:
+    if type(temperature) not in (int, float) or temperature != 1:
         check_temperature(temperature)
         scale["temperature"] = float(temperature)
     if key is not None:
-        arguments.check_tensor("key", key)
+        checks.check_tensor("key", key)
         return ops.reparameterize.default(mu, logvar, key, num_samples=num_samples, **scale)
     return ops.reparameterize.generator(mu, logvar, generator=generator, num_samples=num_samples, **scale)[0]
 
@@ -179,8 +180,8 @@ def reparameterize_with_kl(
 
     Source: Kingma and Welling 2013 (arXiv:1312.6114), section 2.4 and appendix B.
     """
-    arguments.check_tensor("mu", mu)
-    arguments.check_tensor("logvar", logvar)
+    checks.check_tensor("mu", mu)
+    checks.check_tensor("logvar", logvar)
     if not calls_operators(mu):
         return otherwise(mu).reparameterize_with_kl(
             mu,
@@ -199,6 +200,6 @@ def reparameterize_with_kl(
         check_mask(mask, mu)
         scale["mask"] = mask
     if key is not None:
-        arguments.check_tensor("key", key)
+        checks.check_tensor("key", key)
         return ops.reparameterize_with_kl.default(mu, logvar, key, **scale)
     return ops.reparameterize_with_kl.generator(mu, logvar, generator=generator, **scale)[:2]

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 
 __all__ = ["ConstantSchedule", "CyclicalSchedule", "LinearSchedule", "ProductSchedule", "Schedule"]
 
 
 def _check_finite(name: str, value: float) -> float:
-    arguments.check_number(name, value)
+    checks.check_number(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
@@ -80,7 +80,7 @@ class Schedule(ABC):
         """
         if "count" not in state:
             raise KeyError(f"the state of a schedule must hold 'count', got {sorted(state)}")
-        arguments.check_count("count", state["count"], 0)
+        checks.check_count("count", state["count"], 0)
         self._go_to(state["count"])
 
     def __mul__(self, other: Schedule | float) -> ProductSchedule:
@@ -151,7 +151,7 @@ class LinearSchedule(Schedule):
 
     def __init__(self, start: float, end: float, steps: int, *, device: torch.device | str | None = None) -> None:
         self.start, self.end = _check_finite("start", start), _check_finite("end", end)
-        arguments.check_count("steps", steps)
+        checks.check_count("steps", steps)
         self.steps = steps
         super().__init__(device=device)
 
@@ -204,8 +204,8 @@ class CyclicalSchedule(Schedule):
         device: torch.device | str | None = None,
     ) -> None:
         self.start, self.end = _check_finite("start", start), _check_finite("end", end)
-        arguments.check_count("cycles", cycles)
-        arguments.check_count("steps", steps)
+        checks.check_count("cycles", cycles)
+        checks.check_count("steps", steps)
         if steps < cycles:
             raise ValueError(f"steps must be at least one for each of {cycles} cycles, got {steps}")
         self.steps, self.cycles = steps, cycles

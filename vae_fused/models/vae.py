@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._arguments_linear import LINEAR_RECON_LOSSES
 from vae_fused._arguments_reconstruction import HAVE_SIGMA
@@ -73,8 +74,8 @@ class VAE(nn.Module):
         for name, module in (("encoder", encoder), ("decoder", decoder)):
             if not isinstance(module, nn.Module):
                 raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
-        arguments.check_count("latent_dim", latent_dim)
-        arguments.check_count("feature_dim", feature_dim, optional=True)
+        checks.check_count("latent_dim", latent_dim)
+        checks.check_count("feature_dim", feature_dim, optional=True)
         if fused_output_layer:
             split_decoder(decoder)
         self.fused_output_layer = fused_output_layer
@@ -95,14 +96,17 @@ class VAE(nn.Module):
             ``(mu, logvar)``, each ``[B, latent_dim]``.
 
         Raises:
-            TypeError: ``x`` is not a floating tensor.
+            TypeError: ``x`` is not a floating tensor, or the encoder gives no tensor.
             ValueError: ``x`` has no batch dimension, or the encoder gives another width than ``feature_dim``.
 
         Example:
             >>> mu, logvar = mlp_vae(64, latent_dim=8).encode(torch.rand(3, 64))
         """
-        arguments.check_batched("x", x)
-        features = self.encoder(x).flatten(1)
+        checks.check_batched("x", x)
+        features = self.encoder(x)
+        if not isinstance(features, Tensor):
+            raise TypeError(f"encoder must give a tensor of features, got {checks.type_name(features)}")
+        features = features.flatten(1)
         expected = self.mu_head.in_features
         if features.shape[1] != expected and not isinstance(self.mu_head, nn.LazyLinear):
             raise ValueError(
@@ -120,7 +124,7 @@ class VAE(nn.Module):
         Example:
             >>> x_hat = mlp_vae(64, latent_dim=8).decode(torch.zeros(3, 8))
         """
-        arguments.check_floating("z", z)
+        checks.check_floating("z", z)
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have shape [batch, {self.latent_dim}], got {list(z.shape)}")
         recon: Tensor = self.decoder(z)
@@ -164,6 +168,7 @@ class VAE(nn.Module):
         if self.training if sample is None else sample:
             z, kl = functional.reparameterize_with_kl(mu, logvar, generator=generator, key=key)
         else:
+            arguments.check_sampling(mu, logvar, None, generator, key)  # a wrong one is no better for being unused
             z, kl = mu, functional.kl_divergence(mu, logvar, reduction="sample")
         return mu, logvar, z, kl
 
@@ -203,10 +208,10 @@ class VAE(nn.Module):
             >>> terms.loss.backward()
         """
         # Before the encoder runs, which may have statistics of its own to update.
-        arguments.check_choice(
+        checks.check_choice(
             "recon_loss", recon_loss, LINEAR_RECON_LOSSES if self.fused_output_layer else _WITHOUT_SIGMA
         )
-        arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        checks.check_choice("reduction", reduction, arguments.REDUCTIONS)
         settings: dict[str, Any] = {"beta": beta, "recon_loss": recon_loss, "reduction": reduction}
         if not self.fused_output_layer:
             out = self(x, sample=sample, generator=generator, key=key)
@@ -239,7 +244,7 @@ class VAE(nn.Module):
         Example:
             >>> x = mlp_vae((1, 8, 8), latent_dim=8).sample(16, key=torch.tensor([42, 0], dtype=torch.uint64))
         """
-        arguments.check_count("n", n)
+        checks.check_count("n", n)
         weight = self.mu_head.weight
         arguments.check_noise_source(generator, key, weight.device)
         size = (n, self.latent_dim)

@@ -8,8 +8,34 @@ import pytest
 import torch
 from helpers.evaluation import Encoding, assert_same, posteriors
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import vae_fused as vf
+
+
+class Giving(Encoding):
+    """A model whose encoder gives the same whatever the data."""
+
+    def __init__(self, given):
+        super().__init__(latents=3)
+        self.given = given
+
+    def encode(self, x):
+        return self.given
+
+
+class Stream(IterableDataset):
+    """Data whose number is not known before their end."""
+
+    def __iter__(self):
+        return iter(posteriors(6, 3))
+
+
+def test_progress_of_data_without_a_length(capsys):
+    with torch.random.fork_rng():
+        shown = vf.evaluate(Encoding(3), DataLoader(Stream(), batch_size=2), num_samples=2, progress=True)
+    assert shown.num_items == 6
+    assert "evaluate" in capsys.readouterr().err
 
 
 def test_progress_changes_no_number(capsys):
@@ -42,6 +68,22 @@ def test_progress_without_its_package(monkeypatch):
         ({"model": nn.Linear(2, 2)}, TypeError, "model must have a method encode, got Linear"),
         ({"data": torch.ones(0, 6)}, ValueError, "data must hold at least one item, got none"),
         ({"data": []}, ValueError, "data must hold at least one item, got none"),
+        ({"data": 5}, TypeError, "data must be a tensor or an iterable of batches, got int"),
+        (
+            {"data": TensorDataset(torch.ones(4, 6))},
+            TypeError,
+            "data must be a tensor or an iterable of batches, got TensorDataset",
+        ),
+        ({"likelihood": "gaussian"}, TypeError, "likelihood must be a function, got str"),
+        ({"model": Encoding}, TypeError, "model must be an instance, got the class Encoding"),
+        ({"model": Giving(torch.ones(4, 3))}, TypeError, r"model.encode must give \(mu, logvar\), got Tensor"),
+        ({"model": Giving((1, 2, 3))}, TypeError, r"model.encode must give \(mu, logvar\), got tuple of 3"),
+        ({"model": Giving((torch.ones(4, 3), [1.0]))}, TypeError, "logvar must be a tensor, got list"),
+        (
+            {"model": Giving([torch.ones(2, 3), torch.ones(2, 3)])},
+            ValueError,
+            "mu must have the batch size of x, 4, got 2",
+        ),
         (
             {"data": torch.ones(4, 6, dtype=torch.uint8)},
             TypeError,

@@ -91,6 +91,13 @@ def test_a_few_steps_raise_the_bound():
         ({"key": torch.ones(2)}, TypeError, "key must be uint64"),
         ({"key": key_of(1), "generator": torch.Generator()}, ValueError, "generator and key are two sources"),
         ({"likelihood": lambda recon, target: recon}, ValueError, "likelihood must give one number for each of 6 rows"),
+        ({"likelihood": lambda recon, target: 1.0}, TypeError, "likelihood must give a tensor, got float"),
+        (
+            {"likelihood": vf.GaussianLikelihood},
+            TypeError,
+            "likelihood must be a function, got the class GaussianLikelihood",
+        ),
+        ({"decode": "decoder"}, TypeError, "decode must be a function, got str"),
         ({"decode": lambda z: z}, ValueError, "target must have the shape of recon"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from helpers.inputs import key_of
@@ -41,6 +42,18 @@ import vae_fused as vf
         (lambda: vf.mlp_vae(4).loss(torch.zeros(2, 4), reduction="none"), ValueError, "reduction"),
         (lambda: vf.mlp_vae(4).loss(torch.zeros(2, 4), beta="1"), TypeError, "beta"),
         (
+            lambda: vf.mlp_vae(4).loss(torch.zeros(2, 4), recon_loss="gaussian_nll"),
+            ValueError,
+            "recon_loss must be one of mse, l1, smooth_l1, bce_with_logits, bce, got 'gaussian_nll'",
+        ),
+        (lambda: vf.mlp_vae(4)(torch.zeros(2, 4), sample=False, key=3), TypeError, "key must be a tensor, got int"),
+        (
+            lambda: vf.VAE(nn.LSTM(4, 3), nn.Linear(2, 4), 2)(torch.zeros(2, 4)),
+            TypeError,
+            "encoder must give a tensor of features, got tuple",
+        ),
+        (lambda: vf.mlp_vae(np.int64(4)), TypeError, "input_shape must be a sequence of integers, got numpy.int64"),
+        (
             lambda: vf.VAE(nn.Linear(2, 2), nn.Identity(), 2, feature_dim=3)(torch.zeros(1, 2)),
             ValueError,
             "feature_dim must be .* 2, got 3",
@@ -50,3 +63,14 @@ import vae_fused as vf
 def test_errors_name_the_argument(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("argument", ["recon_loss", "reduction"])
+def test_a_misspelt_name_is_refused_before_the_encoder_runs(argument: str) -> None:
+    encoder = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    model, x = vf.VAE(encoder, nn.Linear(2, 4), 2), torch.rand(5, 4)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=f"^{argument} must be one of .*, got 'MSE'$"):
+        model.loss(x, **{argument: "MSE"})
+    assert encoder[1].num_batches_tracked == 0
+    assert torch.equal(torch.get_rng_state(), state)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from vae_fused.modules import FusedELBOLoss
 __all__ = ["PRESETS", "SCALES", "PeerELBOLoss", "Preset", "Scale", "convert_beta", "like"]
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """What one item's loss is made of: ``recon * R + beta * kl * K``, R and K being sums over the item's elements.
 
     Attributes:
@@ -61,8 +60,7 @@ SCALES = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(NamedTuple):
     """The loss of a project.
 
     Attributes:
@@ -72,10 +70,10 @@ class Preset:
         settings: what else :class:`vae_fused.FusedELBOLoss` is given.
     """
 
-    scales: dict[str, Scale]
+    scales: Mapping[str, Scale]
     reduction: str = "batchmean"
     beta: float = 1.0
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 _SUM, _MEAN_RECON, _MEAN, _PER_POSITION = (SCALES[name] for name in ("sum", "mean_recon", "mean", "per_position"))

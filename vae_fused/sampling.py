@@ -125,7 +125,8 @@ def reparameterize(
             clamp=clamp,
             temperature=temperature,
         )
-    checks.check_count("num_samples", num_samples, optional=True)
+    if num_samples is not None:
+        checks.check_count("num_samples", num_samples, optional=True)
     arguments.check_noise_source(generator, key, mu.device)
     scale = operator_arguments(parameterization, epsilon, logvar_clamp, clamp, mu.dtype)
     if type(temperature) not in (int, float) or temperature != 1:

@@ -189,7 +189,16 @@ def test_kl(case):
     [
         Case({"sample": 1.0}, TypeError, "sample must be a tensor, got float"),
         Case({"sample": zeros(3, 2, dtype=torch.int64)}, TypeError, f"sample {FLOATING} torch.int64"),
+        Case({"sample": zeros(3, 5)}, ValueError, "sample must be broadcastable against the mean, [3, 2], got [3, 5]"),
+        Case(
+            {"sample": zeros(3, 2, device="meta")}, ValueError, "sample must be on the device of moments, cpu, got meta"
+        ),
+        Case({"dims": 2}, ValueError, "dims must be between -2 and 1, got 2"),
+        Case({"dims": (1, -1)}, ValueError, "dims must hold each dimension once, got [1, -1]"),
+        Case({"dims": (1.0,)}, TypeError, "dims must hold integers, got float"),
+        Case({"dims": True}, TypeError, "dims must hold integers, got bool"),
+        Case({"dims": 1.5}, TypeError, "dims must be an integer or a sequence of integers, got float"),
     ]
 )
 def test_nll(case):
-    assert_refused(vf.DiagonalGaussian(zeros(3, 4)).nll, {}, case)
+    assert_refused(vf.DiagonalGaussian(zeros(3, 4)).nll, {"sample": zeros(3, 2)}, case)

@@ -73,6 +73,20 @@ def test_beta_may_be_set_at_any_time(device):
     assert criterion.beta == torch.tensor(0.1)
 
 
+def test_beta_may_be_a_parameter_of_somebody_else(device):
+    operands = operands_of(device)
+    learned = torch.nn.Parameter(torch.tensor(0.5, device=device))
+    criterion = vf.FusedELBOLoss(beta=learned)
+    assert criterion.beta is learned
+    assert list(criterion.parameters()) == []
+    loss, _, kl = criterion(*operands, return_terms=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, learned)[0], kl)
+    criterion.beta = 0.25
+    assert torch.equal(criterion(*operands), vf.elbo_loss(*operands, beta=0.25))
+    criterion.beta = learned
+    assert torch.equal(criterion(*operands), loss)
+
+
 @pytest.mark.parametrize("beta", [0.5, torch.tensor(0.5)], ids=["float", "tensor"])
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
 def test_copies_and_pickles(beta, duplicate):

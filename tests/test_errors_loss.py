@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from helpers.errors import BOTH, Case, assert_refused, named
 from helpers.inputs import images, latents
@@ -12,6 +13,7 @@ DATA = [
     Case({"recon": None}, TypeError, "recon must be a tensor, got NoneType"),
     Case({"target": None}, TypeError, "target must be a tensor, got NoneType"),
     Case({"target": [[0.0]]}, TypeError, "target must be a tensor, got list"),
+    Case({"target": np.zeros((3, 5))}, TypeError, "target must be a tensor, got numpy.ndarray"),
     Case({"recon": zeros(3, 5, dtype=torch.int64)}, TypeError, f"recon {FLOATING} torch.int64"),
     Case(
         {"target": zeros(3, 5, dtype=torch.int32)},
@@ -29,11 +31,13 @@ CHOICES = [
     Case({"recon_loss": "huber"}, ValueError, f"{LOSSES} 'huber'"),
     Case({"recon_loss": None}, ValueError, f"{LOSSES} None"),
     Case({"recon_loss": 3}, ValueError, f"{LOSSES} 3"),
+    Case({"recon_loss": np.ones(2)}, ValueError, f"{LOSSES} array([1., 1.])"),
     Case({"reduction": "none"}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got 'none'"),
     Case({"reduction": "SUM"}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got 'SUM'"),
     Case({"reduction": ""}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got ''"),
     Case({"reduction": None}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got None"),
     Case({"reduction": 1}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got 1"),
+    Case({"reduction": np.ones(2)}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got array("),
 ]
 BETA = [
     Case({"beta": "1"}, TypeError, "beta must be a float or a 0-dimensional tensor, got str"),
@@ -41,6 +45,7 @@ BETA = [
     Case({"beta": [1.0]}, TypeError, "beta must be a float or a 0-dimensional tensor, got list"),
     Case({"beta": True}, TypeError, "beta must be a float or a 0-dimensional tensor, got bool"),
     Case({"beta": 1j}, TypeError, "beta must be a float or a 0-dimensional tensor, got complex"),
+    Case({"beta": np.float32(1)}, TypeError, "beta must be a float or a 0-dimensional tensor, got numpy.float32"),
     Case({"beta": zeros(1)}, ValueError, "beta must be a float or a 0-dimensional tensor, got shape [1]"),
     Case({"beta": zeros(3)}, ValueError, "beta must be a float or a 0-dimensional tensor, got shape [3]"),
     Case({"beta": torch.tensor(1)}, TypeError, f"beta {FLOATING} torch.int64"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from helpers.errors import BOTH, Case, assert_refused, named
@@ -117,7 +118,8 @@ NORMAL = [
     Case({"size": (True,)}, TypeError, "size must hold integers, got bool"),
     Case({"dtype": torch.int64}, TypeError, f"dtype {FLOATING} torch.int64"),
     Case({"dtype": torch.complex64}, TypeError, f"dtype {FLOATING} torch.complex64"),
-    Case({"dtype": "float32"}, TypeError, f"dtype {FLOATING} float32"),
+    Case({"dtype": "float32"}, TypeError, f"dtype {FLOATING} 'float32'"),
+    Case({"size": (np.int64(4),)}, TypeError, "size must hold integers, got numpy.int64"),
     Case({"key": keys_of([1, 2])}, ValueError, "size must begin with the number of keys, 2, got [3, 4]"),
     Case({"key": keys_of([1, 2]), "size": ()}, ValueError, "size must begin with the number of keys, 2, got []"),
 ]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import sys
 
 import pytest
 import torch
+from helpers.evaluation import Encoding, assert_same, posteriors
 from helpers.inputs import key_of
 from helpers.linear_gaussian import VARIANCE, LinearGaussian
 from helpers.models import batch
-from torch import nn
 from torch.distributions import Normal
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,37 +17,6 @@ import vae_fused as vf
 
 F64 = torch.float64
 ORACLE = vf.GaussianLikelihood(sigma=math.sqrt(VARIANCE))
-
-
-class Encoding:
-    """A model whose posterior is written into the data: means, log-variances, and what to decode to."""
-
-    def __init__(self, latents):
-        self.latents = latents
-
-    def encode(self, x):
-        return x[:, : self.latents], x[:, self.latents :]
-
-    def decode(self, z):
-        return torch.cat([0.5 * z, z.square()], dim=1)
-
-
-def posteriors(count, latents, device="cpu"):
-    mu = torch.randn(count, latents, dtype=F64)
-    logvar = 0.5 * torch.randn(count, latents, dtype=F64) - 1.0
-    return torch.cat([mu, logvar], dim=1).to(device)
-
-
-def numbers(evaluation):
-    return {name: torch.as_tensor(value, dtype=F64) for name, value in dataclasses.asdict(evaluation).items()}
-
-
-def assert_same(first, second, rtol):
-    expected = numbers(second)
-    for name, ours in numbers(first).items():
-        torch.testing.assert_close(
-            ours, expected[name], rtol=rtol, atol=1e-14, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}"
-        )
 
 
 # ---- the same numbers ------------------------------------------------------------------------------------------------
@@ -232,53 +199,3 @@ def test_the_standard_models(device):
         assert model.training
         assert -found.elbo > found.nll > 0
         assert found.kl_per_dimension.sum().item() == pytest.approx(found.kl, rel=1e-12)
-
-
-# ---- progress and errors ---------------------------------------------------------------------------------------------
-
-
-def test_progress_changes_no_number(capsys):
-    data = posteriors(10, 3)
-    plain = vf.evaluate(Encoding(3), data, num_samples=5, batch_size=4)
-    capsys.readouterr()
-    for source in (data, data.split(4), (part for part in data.split(4))):
-        shown = vf.evaluate(Encoding(3), source, num_samples=5, batch_size=4, progress=True)
-        assert_same(shown, plain, rtol=1e-13)
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert "evaluate" in err
-
-
-def test_progress_without_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    with pytest.raises(ImportError, match=r"rich is not installed; progress=True needs: pip install"):
-        vf.evaluate(Encoding(3), posteriors(4, 3), progress=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"num_samples": 0}, ValueError, "num_samples must be at least 1, got 0"),
-        ({"num_samples": None}, TypeError, "num_samples must be an integer, got NoneType"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
-        ({"seed": -1}, ValueError, r"seed must be from 0 to 2\*\*64 - 1, got -1"),
-        ({"seed": 1.0}, TypeError, "seed must be an integer, got float"),
-        ({"model": nn.Linear(2, 2)}, TypeError, "model must have a method encode, got Linear"),
-        ({"data": torch.ones(0, 6)}, ValueError, "data must hold at least one item, got none"),
-        ({"data": []}, ValueError, "data must hold at least one item, got none"),
-        (
-            {"data": torch.ones(4, 6, dtype=torch.uint8)},
-            TypeError,
-            "data must be float16, bfloat16, float32 or float64",
-        ),
-        (
-            {"data": [torch.ones(4, 6), "x"]},
-            TypeError,
-            "data must hold tensors, or tuples that begin with one, got str",
-        ),
-    ],
-)
-def test_errors(change, error, message):
-    with pytest.raises(error, match=message):
-        vf.evaluate(**{"model": Encoding(3), "data": posteriors(4, 3).float(), **change})

@@ -92,6 +92,11 @@ def test_copies_and_repr():
         ),
         (lambda: vf.Capacity(1.0, over="x"), ValueError, "over must be one of batch, item, got 'x'"),
         (lambda: vf.FreeBits(1.0, group_dims=0), ValueError, "group_dims must be dimensions after the batch"),
+        (
+            lambda: vf.FreeBits(1.0, group_dims=2.0),
+            TypeError,
+            "group_dims must be an integer or a sequence of integers, got float",
+        ),
         (lambda: vf.FreeBits(1.0, group_dims="1"), TypeError, "group_dims must hold integers, got str"),
         (lambda: vf.FreeBits(1.0, group_dims=(1, 1)), ValueError, r"group_dims must hold each dimension once"),
         (lambda: vf.FusedELBOLoss(kl_shaping=0.5), TypeError, "kl_shaping must be FreeBits, Capacity or a sequence"),

@@ -137,6 +137,31 @@ def test_module_settings():
         vf.FusedLinearELBOLoss(5, 7, reduction="none")
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: vf.FusedLinearELBOLoss(5.0, 7), TypeError, "in_features must be an integer, got float"),
+        (lambda: vf.FusedLinearELBOLoss(5, -7), ValueError, "out_features must be at least 0, got -7"),
+        # A beta in the place that nn.Linear has for its bias.
+        (lambda: vf.FusedLinearELBOLoss(5, 7, 0.5), TypeError, "bias must be a bool, got float"),
+        (lambda: vf.FusedLinearELBOLoss(5, 7, dtype=torch.int32), TypeError, f"dtype {FLOATING} torch.int32"),
+        (
+            lambda: vf.FusedLinearELBOLoss(5, 7)(zeros(6, 4), zeros(6, 7), zeros(6, 2), zeros(6, 2)),
+            ValueError,
+            r"hidden must have shape \[batch, ..., 5\], got \[6, 4\]",
+        ),
+        (
+            lambda: vf.FusedLinearELBOLoss(5, 7).reconstruct(zeros(6, 4)),
+            ValueError,
+            r"hidden must have shape \[batch, ..., 5\], got \[6, 4\]",
+        ),
+    ],
+)
+def test_module_refuses(call, error, message):
+    with pytest.raises(error, match=f"^{message}$"):
+        call()
+
+
 def both_models(device="cpu", shape=(2, 3, 3)):
     """One VAE whose loss is fused with its output layer, and one with the same parameters whose loss is not."""
     fused = vf.mlp_vae(shape, 4, (8, 6), output_activation=None, fused_output_layer=True).double().to(device)

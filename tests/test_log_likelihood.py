@@ -190,6 +190,8 @@ def test_bernoulli_pixels(device):
         ({"num_samples": 1.5}, TypeError, "num_samples must be an integer, got float"),
         ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
         ({"model": nn.Linear(6, 6)}, TypeError, "model must have a method encode, got Linear"),
+        ({"model": Elementwise}, TypeError, "model must be an instance, got the class Elementwise"),
+        ({"likelihood": None}, TypeError, "likelihood must be a function, got NoneType"),
         ({"x": [1.0]}, TypeError, "x must be a tensor, got list"),
         ({"x": torch.ones(4, 6, dtype=torch.int64)}, TypeError, "x must be float16, bfloat16, float32 or float64"),
         ({"key": torch.ones(2)}, TypeError, "key must be uint64"),

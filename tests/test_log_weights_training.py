@@ -83,7 +83,7 @@ def test_a_few_steps_raise_the_bound():
     [
         ({"num_samples": 0}, ValueError, "num_samples must be at least 1, got 0"),
         ({"num_samples": None}, TypeError, "num_samples must be an integer, got NoneType"),
-        ({"num_samples": 2.0}, TypeError, "num_samples must be an integer or None, got float"),
+        ({"num_samples": 2.0}, TypeError, "num_samples must be an integer, got float"),
         ({"estimator": "stl"}, ValueError, "estimator must be one of standard, dreg, got 'stl'"),
         ({"x": torch.ones(3, 4, dtype=torch.uint8)}, TypeError, "x must be float16, bfloat16, float32 or float64"),
         ({"x": torch.ones(2, 4)}, ValueError, "x must have the batch size of mu, 3, got 2"),
@@ -91,6 +91,13 @@ def test_a_few_steps_raise_the_bound():
         ({"key": torch.ones(2)}, TypeError, "key must be uint64"),
         ({"key": key_of(1), "generator": torch.Generator()}, ValueError, "generator and key are two sources"),
         ({"likelihood": lambda recon, target: recon}, ValueError, "likelihood must give one number for each of 6 rows"),
+        ({"likelihood": lambda recon, target: 1.0}, TypeError, "likelihood must give a tensor, got float"),
+        (
+            {"likelihood": vf.GaussianLikelihood},
+            TypeError,
+            "likelihood must be a function, got the class GaussianLikelihood",
+        ),
+        ({"decode": "decoder"}, TypeError, "decode must be a function, got str"),
         ({"decode": lambda z: z}, ValueError, "target must have the shape of recon"),
     ],
 )

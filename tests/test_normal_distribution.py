@@ -222,3 +222,7 @@ def test_errors(device):
         normal.rsample(key=key.view(torch.int64))
     with pytest.raises(TypeError, match="generator must be a torch"):
         normal.rsample(generator=1)
+    with pytest.raises(TypeError, match=r"^scale must have the dtype of loc, torch\.float32, got torch\.float64$"):
+        vf.Normal(loc, scale.double()).rsample()
+    with pytest.raises(TypeError, match=r"^loc must be float16, bfloat16, float32 or float64, got torch\.int64$"):
+        vf.Normal(torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)).sample()

@@ -140,19 +140,20 @@ def test_sample_refuses_a_bad_checkpoint_and_a_bad_format(
     assert main(["sample", "--checkpoint", str(finished_run), "--out", str(tmp_path / "x.xyz"), "--device", "cpu"]) == 1
     assert "x.xyz cannot be written" in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
+    assert main(["sample", "--checkpoint", str(finished_run), "--out", str(tmp_path), "--device", "cpu"]) == 1
+    assert str(tmp_path) in one_line(capsys)
+    assert list(tmp_path.parent.glob(f"{tmp_path.name}*")) == [tmp_path]
 
 
-def test_the_process_exits_with_the_code_and_no_traceback(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "vae_fused.train",
-        "train",
-        "--data",
-        "missing.npy",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+def test_a_picture_without_a_suffix_has_the_name_that_was_asked_for(finished_run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "samples"
+    assert main(["sample", "--checkpoint", str(finished_run), "--out", str(picture), "--device", "cpu"]) == 0
+    assert picture.read_bytes() == (finished_run / "samples.png").read_bytes()
+
+
+@pytest.mark.parametrize("module", ["vae_fused", "vae_fused.train"])
+def test_the_process_exits_with_the_code_and_no_traceback(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", module, "train", "--data", "missing.npy", "--out", str(tmp_path / "run")]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("vae-fused: ")
@@ -173,6 +174,18 @@ except ImportError as error:
     assert 'pip install "vae_fused[train]"' in str(error)
     sys.exit(code)
 """
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "matplotlib", "safetensors", "sklearn"])
+def test_a_missing_package_is_found_before_anything_is_trained(missing: str, tmp_path: Path) -> None:
+    blocked = f"import sys; sys.modules[{missing!r}] = None; from vae_fused.train.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", blocked, "train", "--data", "digits", "--out", "run", "--epochs", "1"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"vae-fused: {missing}")
+    assert " is not installed" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_the_extra_the_core_works_and_the_command_says_what_to_install(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """Argument checks in Python: what the kernels check in C++, for the reference path and for tracing.
 
-Every check raises before anything is computed or allocated, names the argument, says what came and what was expected:
-``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape, device or value. ``csrc/checks.h`` holds
-the same checks with the same words for the compiled operators.
+They are made of those of :mod:`vae_fused._checks`. ``csrc/checks.h`` holds the same checks with the same words for the
+compiled operators.
 """
 
 from __future__ import annotations
@@ -12,7 +11,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from vae_fused._checks import (
+    FLOATING_DTYPES,
+    check_batched,
+    check_choice,
+    check_count,
+    check_expands,
+    check_floating,
+    check_number,
+    check_same_device,
+    check_tensor,
+    shape_of,
+    type_name,
+)
+
 REDUCTIONS = ("batchmean", "sum", "sample", "mean")
 RECON_LOSSES = ("mse", "l1", "smooth_l1", "bce_with_logits", "bce", "gaussian_nll", "laplace_nll")
 
@@ -22,36 +34,6 @@ def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def _shape(tensor: Tensor) -> str:
-    return str(list(tensor.shape))
-
-
-def check_tensor(name: str, value: object) -> None:
-    """Raise ``TypeError`` unless ``value`` is a tensor."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-
-
-def check_floating(name: str, value: Tensor) -> None:
-    """Raise ``TypeError`` unless ``value`` is a tensor of one of the four supported floating dtypes."""
-    check_tensor(name, value)
-    if value.dtype not in FLOATING_DTYPES:
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
-
-
-def check_batched(name: str, value: Tensor) -> None:
-    """Raise unless ``value`` is a floating tensor with a batch dimension."""
-    check_floating(name, value)
-    if value.dim() < 1:
-        raise ValueError(f"{name} must have a batch dimension 0, got a 0-dimensional tensor")
-
-
-def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise ``ValueError`` unless two tensors are on one device."""
-    if value.device != other.device:
-        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {value.device}")
-
-
 def check_latent_pair(mu: Tensor, logvar: Tensor) -> None:
     """Raise unless mu and logvar are one posterior: same shape, dtype and device, with a batch dimension."""
     check_batched("mu", mu)
@@ -59,7 +41,7 @@ def check_latent_pair(mu: Tensor, logvar: Tensor) -> None:
     if logvar.dtype != mu.dtype:
         raise TypeError(f"logvar must have the dtype of mu, {mu.dtype}, got {logvar.dtype}")
     if logvar.shape != mu.shape:
-        raise ValueError(f"logvar must have the shape of mu, {_shape(mu)}, got {_shape(logvar)}")
+        raise ValueError(f"logvar must have the shape of mu, {shape_of(mu)}, got {shape_of(logvar)}")
     check_same_device("logvar", logvar, "mu", mu)
 
 
@@ -71,10 +53,7 @@ def check_prior(name: str, prior: Tensor | None, mu: Tensor) -> None:
     if prior.dtype != mu.dtype:
         raise TypeError(f"{name} must have the dtype of mu, {mu.dtype}, got {prior.dtype}")
     check_same_device(name, prior, "mu", mu)
-    offset = mu.dim() - prior.dim()
-    fits = offset >= 0 and all(size == 1 or size == mu.shape[offset + dim] for dim, size in enumerate(prior.shape))
-    if not fits:
-        raise ValueError(f"{name} must be broadcastable to the shape of mu, {_shape(mu)}, got {_shape(prior)}")
+    check_expands(name, prior, "mu", mu)
 
 
 def check_key(key: Tensor) -> None:
@@ -83,14 +62,14 @@ def check_key(key: Tensor) -> None:
     if key.dtype != torch.uint64:
         raise TypeError(f"key must be uint64, got {key.dtype}")
     if key.dim() not in (1, 2) or key.shape[-1] != 2:
-        raise ValueError(f"key must have shape [2] or [batch, 2], got {_shape(key)}")
+        raise ValueError(f"key must have shape [2] or [batch, 2], got {shape_of(key)}")
 
 
 def check_key_for(key: Tensor, batch: int, device: torch.device) -> None:
     """Raise unless ``key`` is one key, or one per batch item, on ``device``."""
     check_key(key)
     if key.dim() == 2 and key.shape[0] != batch:
-        raise ValueError(f"key must have shape [2] or [batch, 2] with batch {batch}, got {_shape(key)}")
+        raise ValueError(f"key must have shape [2] or [batch, 2] with batch {batch}, got {shape_of(key)}")
     if key.device != device:
         raise ValueError(f"key must be on the device of the samples, {device}, got {key.device}")
 
@@ -107,22 +86,6 @@ def check_noise_source(generator: torch.Generator | None, key: Tensor | None, de
         raise ValueError(f"generator must be on the device of mu, {device}, got {generator.device}")
 
 
-def check_num_samples(num_samples: int | None) -> None:
-    """Raise unless ``num_samples`` is None or a positive integer."""
-    if num_samples is None:
-        return
-    if isinstance(num_samples, bool) or not isinstance(num_samples, (int, torch.SymInt)):
-        raise TypeError(f"num_samples must be an integer or None, got {type(num_samples).__name__}")
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
 def check_beta(beta: float | Tensor, recon: Tensor, name: str = "recon") -> None:
     """Raise unless beta is a real number, or a 0-dim floating tensor on the CPU or on the device of recon.
 
@@ -131,11 +94,11 @@ def check_beta(beta: float | Tensor, recon: Tensor, name: str = "recon") -> None
     if isinstance(beta, Tensor):
         check_floating("beta", beta)
         if beta.dim() != 0:
-            raise ValueError(f"beta must be a float or a 0-dimensional tensor, got shape {_shape(beta)}")
+            raise ValueError(f"beta must be a float or a 0-dimensional tensor, got shape {shape_of(beta)}")
         if beta.device.type != "cpu" and beta.device != recon.device:
             raise ValueError(f"beta must be on the CPU or on the device of {name}, {recon.device}, got {beta.device}")
     elif isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"beta must be a float or a 0-dimensional tensor, got {type(beta).__name__}")
+        raise TypeError(f"beta must be a float or a 0-dimensional tensor, got {type_name(beta)}")
 
 
 def check_reconstruction(recon: Tensor, target: Tensor) -> None:
@@ -145,14 +108,8 @@ def check_reconstruction(recon: Tensor, target: Tensor) -> None:
     if target.dtype not in (torch.uint8, *FLOATING_DTYPES):
         raise TypeError(f"target must be uint8, float16, bfloat16, float32 or float64, got {target.dtype}")
     if target.shape != recon.shape:
-        raise ValueError(f"target must have the shape of recon, {_shape(recon)}, got {_shape(target)}")
+        raise ValueError(f"target must have the shape of recon, {shape_of(recon)}, got {shape_of(target)}")
     check_same_device("target", target, "recon", recon)
-
-
-def check_number(name: str, value: object) -> None:
-    """Raise ``TypeError`` unless ``value`` is a real number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
 
 
 def check_target_scale(target: Tensor, scale: float, shift: float) -> None:
@@ -200,18 +157,8 @@ def check_kl_source(
             "kl cannot be given with reduction='mean': the number of latent elements is unknown; give mu and logvar"
         )
     if kl.dim() != 1 or kl.shape[0] != recon.shape[0]:
-        raise ValueError(f"kl must have the shape [batch] of {name}, [{recon.shape[0]}], got {_shape(kl)}")
+        raise ValueError(f"kl must have the shape [batch] of {name}, [{recon.shape[0]}], got {shape_of(kl)}")
     check_same_device("kl", kl, name, recon)
-
-
-def check_chunk(chunk: int | None) -> None:
-    """Raise unless ``chunk`` is None or a positive integer."""
-    if chunk is None:
-        return
-    if isinstance(chunk, bool) or not isinstance(chunk, int):
-        raise TypeError(f"chunk must be an integer or None, got {type(chunk).__name__}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
 
 
 # The whole check of each operator, in the order in which its arguments stand.
@@ -221,14 +168,14 @@ def check_normal_request(key: Tensor, size: Sequence[int], dtype: torch.dtype) -
     """Everything that ``standard_normal`` asks of its arguments."""
     check_key(key)
     if not isinstance(size, Sequence):
-        raise TypeError(f"size must be a sequence of integers, got {type(size).__name__}")
+        raise TypeError(f"size must be a sequence of integers, got {type_name(size)}")
     for length in size:
         if isinstance(length, bool) or not isinstance(length, (int, torch.SymInt)):
-            raise TypeError(f"size must hold integers, got {type(length).__name__}")
+            raise TypeError(f"size must hold integers, got {type_name(length)}")
         if length < 0:
             raise ValueError(f"size must not be negative, got {list(size)}")
     if dtype not in FLOATING_DTYPES:
-        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
     if key.dim() == 2 and (not size or size[0] != key.shape[0]):
         raise ValueError(f"size must begin with the number of keys, {key.shape[0]}, got {list(size)}")
 
@@ -238,7 +185,7 @@ def check_sampling(
 ) -> None:
     """Everything that ``reparameterize`` and ``reparameterize_with_kl`` ask of their arguments."""
     check_latent_pair(mu, logvar)
-    check_num_samples(num_samples)
+    check_count("num_samples", num_samples, optional=True)
     check_noise_source(generator, key, mu.device)
     if key is not None:
         check_key_for(key, mu.shape[0], mu.device)

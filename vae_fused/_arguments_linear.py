@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_fused._arguments import (
-    REDUCTIONS,
-    check_beta,
-    check_choice,
-    check_chunk,
-    check_floating,
-    check_kl_source,
-    check_same_device,
-    check_tensor,
-)
+from vae_fused._arguments import REDUCTIONS, check_beta, check_kl_source
+from vae_fused._checks import check_choice, check_count, check_floating, check_same_device, check_tensor
 
 LINEAR_RECON_LOSSES = ("mse",)
 
@@ -66,7 +58,7 @@ def check_linear_reconstruction(
     check_linear(hidden, weight, bias, target)
     check_choice("recon_loss", recon_loss, LINEAR_RECON_LOSSES)
     check_choice("reduction", reduction, REDUCTIONS)
-    check_chunk(chunk)
+    check_count("chunk", chunk, optional=True)
 
 
 def check_linear_elbo_loss(

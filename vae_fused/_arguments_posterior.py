@@ -11,7 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_fused._arguments import FLOATING_DTYPES, check_choice, check_number, check_tensor
+from vae_fused._checks import (
+    FLOATING_DTYPES,
+    check_choice,
+    check_expands,
+    check_number,
+    check_same_device,
+    check_tensor,
+    type_name,
+)
 
 PARAMETERIZATIONS = ("logvar", "log_std", "std", "var", "exp_std", "exp_var", "softplus_std", "softplus_var")
 CLAMPS = ("hard", "soft", "straight_through")
@@ -29,12 +37,12 @@ def clamp_bounds(logvar_clamp: Sequence[float] | None) -> tuple[float, float]:
     if logvar_clamp is None:
         return -math.inf, math.inf
     if not isinstance(logvar_clamp, (tuple, list)):
-        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type(logvar_clamp).__name__}")
+        raise TypeError(f"logvar_clamp must be a pair of numbers or None, got {type_name(logvar_clamp)}")
     if len(logvar_clamp) != 2:
         raise ValueError(f"logvar_clamp must be (low, high), got {len(logvar_clamp)} values")
     for bound in logvar_clamp:
         if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-            raise TypeError(f"logvar_clamp must hold numbers, got {type(bound).__name__}")
+            raise TypeError(f"logvar_clamp must hold numbers, got {type_name(bound)}")
     low, high = logvar_clamp
     return float(low), float(high)
 
@@ -72,10 +80,7 @@ def check_mask(mask: Tensor | None, mu: Tensor) -> None:
     check_tensor("mask", mask)
     if mask.dtype not in (torch.bool, *FLOATING_DTYPES):
         raise TypeError(f"mask must be bool, float16, bfloat16, float32 or float64, got {mask.dtype}")
-    if mask.device != mu.device:
-        raise ValueError(f"mask must be on the device of mu, {mu.device}, got {mask.device}")
-    offset = mu.dim() - mask.dim()
-    if offset < 0 or any(size not in (1, mu.shape[offset + dim]) for dim, size in enumerate(mask.shape)):
-        raise ValueError(f"mask must be broadcastable to the shape of mu, {list(mu.shape)}, got {list(mask.shape)}")
+    check_same_device("mask", mask, "mu", mu)
+    check_expands("mask", mask, "mu", mu)
     if mask.requires_grad:
         raise ValueError("mask must not require a gradient: it has none")

@@ -10,13 +10,16 @@ import math
 import torch
 from torch import Tensor
 
-from vae_fused._arguments import (
+from vae_fused._arguments import RECON_LOSSES
+from vae_fused._checks import (
     FLOATING_DTYPES,
-    RECON_LOSSES,
     check_choice,
+    check_expands,
     check_floating,
     check_number,
+    check_same_device,
     check_tensor,
+    type_name,
 )
 
 HAVE_SIGMA = ("gaussian_nll", "laplace_nll")
@@ -26,14 +29,8 @@ LogSigma = float | Tensor | str | None
 
 
 def _check_fits(name: str, value: Tensor, recon: Tensor) -> None:
-    offset = recon.dim() - value.dim()
-    fits = offset >= 0 and all(size == 1 or size == recon.shape[offset + dim] for dim, size in enumerate(value.shape))
-    if not fits:
-        raise ValueError(
-            f"{name} must be broadcastable to the shape of recon, {list(recon.shape)}, got {list(value.shape)}"
-        )
-    if value.device != recon.device:
-        raise ValueError(f"{name} must be on the device of recon, {recon.device}, got {value.device}")
+    check_expands(name, value, "recon", recon)
+    check_same_device(name, value, "recon", recon)
 
 
 def check_weight(weight: Tensor | None, recon: Tensor) -> None:
@@ -65,7 +62,7 @@ def check_log_sigma(log_sigma: LogSigma, recon_loss: str, floor: float | None) -
     elif isinstance(log_sigma, Tensor):
         check_floating("log_sigma", log_sigma)
     elif isinstance(log_sigma, bool) or not isinstance(log_sigma, (int, float, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"log_sigma must be a number, a tensor or 'optimal', got {type(log_sigma).__name__}")
+        raise TypeError(f"log_sigma must be a number, a tensor or 'optimal', got {type_name(log_sigma)}")
     if floor is not None:
         check_number("log_sigma_floor", floor)
         if math.isnan(floor) or floor == math.inf:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import register_kl
 from torch.types import _size
 
+from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._arguments import accumulation_dtype
 from vae_fused._transforms import inside_transform
@@ -60,9 +61,13 @@ class Normal(torch.distributions.Normal):
             ``[*sample_shape, *batch_shape]`` in the dtype of the parameters.
 
         Raises:
-            TypeError: parameters of another dtype than the four, a generator that is none, or a key that is not uint64.
+            TypeError: parameters of another dtype than the four or of two dtypes, a generator that is none, or a key
+                that is not uint64.
             ValueError: both ``generator`` and ``key``, or one that does not fit the parameters.
         """
+        checks.check_floating("loc", self.loc)
+        if self.scale.dtype != self.loc.dtype:
+            raise TypeError(f"scale must have the dtype of loc, {self.loc.dtype}, got {self.scale.dtype}")
         shape = self._extended_shape(sample_shape)
         draws = math.prod(shape[: len(shape) - self.loc.dim()])
         if draws == 0:

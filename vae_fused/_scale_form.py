@@ -22,7 +22,8 @@ def operator_arguments(
     parameterization: str, epsilon: float, logvar_clamp: Sequence[float] | None, clamp: str, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Checked arguments of a call as the operators take them: nothing where all are the defaults."""
-    if parameterization == "logvar" and epsilon == 0.0 and logvar_clamp is None and clamp == "hard":
+    plain = type(parameterization) is type(clamp) is str and type(epsilon) in (int, float)
+    if plain and parameterization == "logvar" and epsilon == 0 and logvar_clamp is None and clamp == "hard":
         return {}  # by far the most frequent call, and the one whose overhead counts
     check_scale(parameterization, epsilon, logvar_clamp, clamp, dtype)
     arguments = {"parameterization": parameterization, "epsilon": float(epsilon), "clamp": clamp}

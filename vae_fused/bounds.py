@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._arguments import accumulation_dtype
 from vae_fused._philox import draw_key
@@ -35,10 +36,12 @@ def _item_sums(values: Tensor) -> Tensor:
 
 def log_likelihoods(decode: Callable[[Tensor], Tensor], likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
     """Log p(x | z) of samples ``[K, B, ...]`` and data ``[B, ...]``, ``[K, B]``."""
-    rows = decode(z.flatten(0, 1))
-    values = likelihood(rows, x.expand(z.shape[0], *x.shape).flatten(0, 1))
-    if values.shape != rows.shape[:1]:
-        raise ValueError(f"likelihood must give one number for each of {len(rows)} rows, got {list(values.shape)}")
+    count = z.shape[0] * z.shape[1]
+    values = likelihood(decode(z.flatten(0, 1)), x.expand(z.shape[0], *x.shape).flatten(0, 1))
+    if not isinstance(values, Tensor):
+        raise TypeError(f"likelihood must give a tensor, got {checks.type_name(values)}")
+    if values.shape != (count,):
+        raise ValueError(f"likelihood must give one number for each of {count} rows, got {list(values.shape)}")
     return values.view(z.shape[:2])
 
 
@@ -107,10 +110,11 @@ def log_weights(
 
     Source: Burda et al. 2015 (arXiv:1509.00519), section 3; ``"dreg"``: Tucker et al. 2018 (arXiv:1810.04152).
     """
-    arguments.check_batched("x", x)
-    if num_samples is None:
-        raise TypeError("num_samples must be an integer, got NoneType")
-    arguments.check_choice("estimator", estimator, _ESTIMATORS)
+    checks.check_callable("decode", decode)
+    checks.check_batched("x", x)
+    checks.check_count("num_samples", num_samples)
+    checks.check_callable("likelihood", likelihood)
+    checks.check_choice("estimator", estimator, _ESTIMATORS)
     arguments.check_sampling(mu, logvar, num_samples, generator, key)
     if x.shape[0] != mu.shape[0]:
         raise ValueError(f"x must have the batch size of mu, {mu.shape[0]}, got {x.shape[0]}")
@@ -204,13 +208,13 @@ def importance_weighted_bound(
     Source: Burda et al. 2015 (arXiv:1509.00519), equation 8; Rainforth et al. 2018 (arXiv:1802.04537), section 5;
     Li and Turner 2016 (arXiv:1602.02311), section 4.1.
     """
-    arguments.check_floating("log_weights", log_weights)
+    checks.check_floating("log_weights", log_weights)
     if log_weights.dim() != 2:
         raise ValueError(f"log_weights must have shape [samples, batch], got {list(log_weights.shape)}")
     if log_weights.shape[0] < 1:
         raise ValueError(f"log_weights must hold at least one sample, got {list(log_weights.shape)}")
-    arguments.check_choice("kind", kind, _KINDS)
-    arguments.check_choice("reduction", reduction, _REDUCTIONS)
+    checks.check_choice("kind", kind, _KINDS)
+    checks.check_choice("reduction", reduction, _REDUCTIONS)
     _check_option("groups", groups, kind, "miwae")
     _check_option("elbo_weight", elbo_weight, kind, "ciwae")
     _check_option("alpha", alpha, kind, "renyi")
@@ -219,12 +223,12 @@ def importance_weighted_bound(
         _check_groups(groups, log_weights.shape[0])
         items = _log_mean_exp(weights.unflatten(0, (groups, -1)).transpose(0, 1)).mean(0)
     elif elbo_weight is not None:
-        arguments.check_number("elbo_weight", elbo_weight)
+        checks.check_number("elbo_weight", elbo_weight)
         if not 0.0 <= elbo_weight <= 1.0:
             raise ValueError(f"elbo_weight must be from 0 to 1, got {elbo_weight}")
         items = elbo_weight * weights.mean(0) + (1.0 - elbo_weight) * _log_mean_exp(weights)
     elif alpha is not None:
-        arguments.check_number("alpha", alpha)
+        checks.check_number("alpha", alpha)
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be finite, got {alpha}")
         items = _log_power_mean(weights, 1.0 - alpha)
@@ -235,7 +239,6 @@ def importance_weighted_bound(
 
 
 def _check_groups(groups: int, num_samples: int) -> None:
-    if isinstance(groups, bool) or not isinstance(groups, int):
-        raise TypeError(f"groups must be an integer, got {type(groups).__name__}")
-    if groups < 1 or num_samples % groups:
+    checks.check_count("groups", groups)
+    if num_samples % groups:
         raise ValueError(f"groups must divide the number of samples, {num_samples}, got {groups}")

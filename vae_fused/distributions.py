@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused._arguments import accumulation_dtype
 from vae_fused._arguments_posterior import clamp_bounds
+from vae_fused._generators import check_noise_sources, noise_of
 from vae_fused._library import calls_operators, ops
 from vae_fused._normal_distribution import Normal
-from vae_fused._packed_moments import check_moments
-from vae_fused._philox import draw_key
+from vae_fused._packed_moments import check_moments, check_sample, checked_dims
 from vae_fused.functional import kl_divergence, reparameterize
 
 __all__ = ["DiagonalGaussian", "Normal"]
@@ -63,7 +64,7 @@ class DiagonalGaussian:
         logvar_clamp: Sequence[float] | None = (-30.0, 20.0),
         deterministic: bool = False,
     ) -> None:
-        arguments.check_tensor("moments", moments)
+        checks.check_tensor("moments", moments)
         low, high = clamp_bounds(logvar_clamp)
         check_moments("moments", moments, dim, low, high)
         if not isinstance(deterministic, bool):
@@ -128,10 +129,11 @@ class DiagonalGaussian:
             ValueError: both ``generator`` and ``key``, a list of another length than B, a generator or a key on the
                 wrong device, a key of another shape.
         """
-        single, key = self._noise_source(generator, key)
+        moments = self.parameters
+        generators = check_noise_sources(generator, key, moments.shape[0], moments.device)
         if self.deterministic:
             return self.mean.clone()
-        moments = self.parameters
+        single, key = (None, key) if generators is None else noise_of(generators, self.mean)
         if not calls_operators(moments):
             return reparameterize(self.mean, self.logvar, generator=single, key=key)
         packing = {"dim": self.dim, "logvar_min": self._low, "logvar_max": self._high}
@@ -188,21 +190,22 @@ class DiagonalGaussian:
             and in the moments. Zero if deterministic.
 
         Raises:
-            TypeError: ``sample`` is no floating tensor.
+            TypeError: ``sample`` is no floating tensor, or ``dims`` are no integers.
+            ValueError: a sample on another device or that cannot be broadcast, or a dimension that is not there.
         """
-        arguments.check_floating("sample", sample)
+        check_sample(sample, self.mean)
+        shape = torch.broadcast_shapes(sample.shape, self.mean.shape)
+        dims = range(1, len(shape)) if dims is None else checked_dims(dims, len(shape))
         dtype = accumulation_dtype(self.parameters.dtype, sample.dtype)
         if self.deterministic:
-            elements = sample.new_zeros((), dtype=dtype).expand(torch.broadcast_shapes(sample.shape, self.mean.shape))
+            elements = sample.new_zeros((), dtype=dtype).expand(shape)
         else:
             # One chunk, because its backward writes one packed gradient and two narrow views would add up two.
             mean, logvar = self.parameters.chunk(2, dim=self.dim)
             logvar = self._clamped(logvar).to(dtype)
             distance = (sample.to(dtype) - mean.to(dtype)).square() * torch.exp(-logvar)
             elements = 0.5 * (math.log(2.0 * math.pi) + logvar + distance)
-        if dims is None:
-            dims = range(1, elements.dim())
-        return elements.sum(dim=dims if isinstance(dims, int) else tuple(dims))
+        return elements.sum(dim=tuple(dims))
 
     # ---- the two halves --------------------------------------------------------------------------------------------
 
@@ -226,51 +229,6 @@ class DiagonalGaussian:
         low = self._low if self._low >= -largest else -math.inf
         high = self._high if self._high <= largest else math.inf
         return logvar.clamp(low, high)
-
-    # ---- the noise -------------------------------------------------------------------------------------------------
-
-    def _noise_source(
-        self, generator: torch.Generator | Sequence[torch.Generator] | None, key: Tensor | None
-    ) -> tuple[torch.Generator | None, Tensor | None]:
-        """A generator on the device of the moments, or a key, or neither."""
-        if generator is None:
-            if key is not None:
-                arguments.check_key_for(key, self.parameters.shape[0], self.parameters.device)
-            return None, key
-        several = [generator] if isinstance(generator, torch.Generator) else generator
-        if not isinstance(several, (list, tuple)):
-            raise TypeError(f"generator must be a torch.Generator or a list of them, got {type(generator).__name__}")
-        batch, device = self.parameters.shape[0], self.parameters.device
-        for one in several:
-            if not isinstance(one, torch.Generator):
-                raise TypeError(f"generator must hold torch.Generators, got {type(one).__name__}")
-            if one.device.type not in ("cpu", device.type):
-                raise ValueError(
-                    f"generator must be on the CPU or on the device of moments, {device}, got {one.device}"
-                )
-        if key is not None:
-            raise ValueError("generator and key are two sources of the same noise: give one of them, got both")
-        if len(several) not in (1, batch):
-            raise ValueError(f"generator must be one or hold one for each of {batch} items, got {len(several)}")
-        if self.deterministic:
-            return None, None
-        if len(several) == 1:
-            (single,) = several
-            if single.device.type == device.type:
-                return single, None
-            return None, draw_key(single.device, single).to(device)
-        keys = [self._key_of_item(one).to(device) for one in several]
-        return None, torch.stack(keys) if keys else torch.empty((0, 2), dtype=torch.uint64, device=device)
-
-    def _key_of_item(self, generator: torch.Generator) -> Tensor:
-        """The key that the kernel would draw for one item alone, taken from the generator in the same way."""
-        if generator.device.type != "cuda":
-            return draw_key(generator.device, generator)
-        lanes = 2 if self.parameters.dtype == torch.float64 else 4
-        normals = self.parameters.numel() // (2 * self.parameters.shape[0])
-        offset = generator.get_offset()
-        generator.set_offset(offset + 4 * ((normals + lanes - 1) // lanes))
-        return torch.tensor([generator.initial_seed(), offset // 4], dtype=torch.uint64)
 
     # ---- the divergence that a sample brought along ----------------------------------------------------------------
 

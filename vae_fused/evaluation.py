@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
+from vae_fused._batches import batches_of
 from vae_fused.likelihoods import SQUARED_ERROR, Likelihood
 from vae_fused.marginal_likelihood import (
     Autoencoder,
     check_model,
-    check_positive,
     evaluation_mode,
     item_keys,
+    posterior_of,
     posterior_samples,
 )
 
@@ -50,6 +51,11 @@ class Evaluation:
         mutual_information: of data and latents under the encoder, see :func:`evaluate`; None beyond 10,000 items.
         kl_per_dimension: the KL of each latent, float64, in the shape of an item's latents, on the CPU.
         variance_of_means: variance over the items of each latent's posterior mean, likewise.
+
+    Example:
+        >>> result = evaluate(mlp_vae(6, latent_dim=2, hidden_dims=(8,)), torch.rand(50, 6), num_samples=10)
+        >>> result.nll_bits_per_dimension == result.nll / (6 * math.log(2.0))
+        True
     """
 
     num_items: int
@@ -147,27 +153,11 @@ def _mutual_information(z: Tensor, mu: Tensor, logvar: Tensor) -> float:
     return (own - torch.cat(aggregated) + math.log(count)).mean().item()
 
 
-def _batches(data: Tensor | Iterable[object], batch_size: int, device: torch.device | None) -> Iterator[Tensor]:
-    source: Iterable[object] = data.split(batch_size) if isinstance(data, Tensor) else data
-    for batch in source:
-        x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
-        if not isinstance(x, Tensor):
-            raise TypeError(f"data must hold tensors, or tuples that begin with one, got {type(x).__name__}")
-        arguments.check_batched("data", x)
-        if len(x):
-            yield x if device is None else x.to(device)
-
-
-def _with_progress(batches: Iterator[Tensor], data: Tensor | Iterable[object], batch_size: int) -> Iterator[Tensor]:
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ModuleNotFoundError as error:
-        raise ImportError('rich is not installed; progress=True needs: pip install "vae_fused[train]"') from error
-    total = len(data) if isinstance(data, Sized) else None
-    if isinstance(data, Tensor):
-        total = -(-len(data) // batch_size)
-    return iter(track(batches, "evaluate", total=total, console=Console(stderr=True)))
+def _check_seed(seed: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
 
 
 def evaluate(
@@ -208,7 +198,8 @@ def evaluate(
         An :class:`Evaluation`.
 
     Raises:
-        TypeError: an argument of a wrong type, or data that are not floating tensors.
+        TypeError: an argument of a wrong type, data that are not floating tensors, or a model whose ``encode`` gives no
+            pair of tensors.
         ValueError: no items, or ``num_samples``, ``batch_size``, ``chunk`` or ``seed`` out of range.
         ImportError: ``progress`` without the package for it.
 
@@ -222,26 +213,20 @@ def evaluate(
     Johnson 2016, "ELBO surgery", for the mutual information.
     """
     check_model(model)
-    check_positive("num_samples", num_samples)
-    check_positive("batch_size", batch_size)
-    arguments.check_chunk(chunk)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
-    if isinstance(data, Tensor):
-        arguments.check_batched("data", data)
+    checks.check_count("num_samples", num_samples)
+    checks.check_count("batch_size", batch_size)
+    checks.check_callable("likelihood", likelihood)
+    checks.check_count("chunk", chunk, optional=True)
+    _check_seed(seed)
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    batches = _batches(data, batch_size, None if parameter is None else parameter.device)
-    if progress:
-        batches = _with_progress(batches, data, batch_size)
+    batches = batches_of(data, batch_size, None if parameter is None else parameter.device, progress)
     totals, dimensions = _Totals(), 0
     with evaluation_mode(model):
         for x in batches:
             dimensions = math.prod(x.shape[1:])
             key = torch.tensor([seed, 0], dtype=torch.uint64, device=x.device)
             keys = item_keys(key, totals.num_items, len(x))
-            mu, logvar = model.encode(x)
+            mu, logvar = posterior_of(model, x)
             likelihoods: list[Tensor] = []
             ratios: list[Tensor] = []
             first_z = mu

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._arguments import accumulation_dtype
 
@@ -48,7 +49,7 @@ class GaussianLikelihood:
     sigma: float = math.sqrt(0.5)
 
     def __post_init__(self) -> None:
-        arguments.check_number("sigma", self.sigma)
+        checks.check_number("sigma", self.sigma)
         if not 0.0 < self.sigma < math.inf:
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
 

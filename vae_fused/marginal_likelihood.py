@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._philox import draw_key
 from vae_fused.bounds import log_density_ratios, log_likelihoods
@@ -106,17 +107,24 @@ def posterior_samples(
 
 def check_model(model: object) -> None:
     """Raise ``TypeError`` unless the model has what :class:`Autoencoder` asks for."""
+    if isinstance(model, type):
+        raise TypeError(f"model must be an instance, got the class {model.__name__}")
     for name in ("encode", "decode"):
         if not callable(getattr(model, name, None)):
             raise TypeError(f"model must have a method {name}, got {type(model).__name__}")
 
 
-def check_positive(name: str, value: object) -> None:
-    """Raise unless ``value`` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+def posterior_of(model: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model's encoder gives for a batch; raise unless it is a mean and a log-variance of that batch."""
+    posterior: object = model.encode(x)
+    if not isinstance(posterior, (tuple, list)) or len(posterior) != 2:
+        length = f" of {len(posterior)}" if isinstance(posterior, (tuple, list)) else ""
+        raise TypeError(f"model.encode must give (mu, logvar), got {checks.type_name(posterior)}{length}")
+    mu, logvar = posterior
+    arguments.check_latent_pair(mu, logvar)
+    if mu.shape[0] != x.shape[0]:
+        raise ValueError(f"mu must have the batch size of x, {x.shape[0]}, got {mu.shape[0]}")
+    return mu, logvar
 
 
 def log_likelihood(
@@ -149,8 +157,9 @@ def log_likelihood(
         Nats, float64 ``[B]``.
 
     Raises:
-        TypeError: an argument of a wrong type or dtype.
-        ValueError: ``num_samples`` or ``chunk`` below 1, a key of another shape or device.
+        TypeError: an argument of a wrong type or dtype, or a model whose ``encode`` gives no pair of tensors.
+        ValueError: ``num_samples`` or ``chunk`` below 1, a key of another shape or device, or a posterior of another
+            batch size.
 
     Example:
         >>> model = mlp_vae(6, latent_dim=2, hidden_dims=(8,))
@@ -160,16 +169,17 @@ def log_likelihood(
     Source: Burda et al. 2015 (arXiv:1509.00519), section 5, which takes K = 5000.
     """
     check_model(model)
-    arguments.check_batched("x", x)
-    check_positive("num_samples", num_samples)
-    arguments.check_chunk(chunk)
+    checks.check_batched("x", x)
+    checks.check_count("num_samples", num_samples)
+    checks.check_count("chunk", chunk, optional=True)
+    checks.check_callable("likelihood", likelihood)
     if key is not None:
         arguments.check_key_for(key, x.shape[0], x.device)
     if key is None:
         key = draw_key(x.device, None)
     keys = item_keys(key, 0, x.shape[0]) if key.dim() == 1 else key
     with evaluation_mode(model):
-        mu, logvar = model.encode(x)
+        mu, logvar = posterior_of(model, x)
         weights = [
             samples.log_likelihood + samples.log_ratio
             for samples in posterior_samples(model, likelihood, x, mu, logvar, keys, num_samples, chunk)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._arguments_reconstruction import HAVE_SIGMA, check_log_sigma, check_optimal, check_settings
 from vae_fused._shaped_loss import shaped_elbo_loss
@@ -26,11 +27,18 @@ class ObjectiveModule(nn.Module):
 
     def __init__(self, beta: float | Tensor = 1.0, recon_loss: str = "mse", reduction: str = "batchmean") -> None:
         super().__init__()
-        arguments.check_choice("recon_loss", recon_loss, self.recon_losses)
-        arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        checks.check_choice("recon_loss", recon_loss, self.recon_losses)
+        checks.check_choice("reduction", reduction, arguments.REDUCTIONS)
         self.beta = beta
         self.recon_loss = recon_loss
         self.reduction = reduction
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module registers a parameter instead of calling the setter, and refuses a float in its place later.
+        if name in ("beta", "_beta"):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def beta(self) -> float | Tensor:
@@ -54,7 +62,8 @@ class FusedELBOLoss(ObjectiveModule):
     """The negative ELBO, reconstruction + beta * KL, as a drop-in for a hand-written VAE loss.
 
     Args:
-        beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
+        beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time. A tensor stays the
+            caller's: the module registers none, be it an ``nn.Parameter``.
         recon_loss: the reconstruction term, ``"mse"`` (the squared error, summed without a factor ½), ``"l1"``,
             ``"smooth_l1"``, ``"bce_with_logits"``, ``"bce"``, ``"gaussian_nll"`` or ``"laplace_nll"``, as for
             :func:`vae_fused.elbo_loss`.
@@ -108,8 +117,8 @@ class FusedELBOLoss(ObjectiveModule):
         kl_shaping: KLShaping | Sequence[KLShaping] | None = None,
     ) -> None:
         super().__init__(beta, recon_loss, reduction)
-        arguments.check_number("target_scale", target_scale)
-        arguments.check_number("target_shift", target_shift)
+        checks.check_number("target_scale", target_scale)
+        checks.check_number("target_shift", target_shift)
         arguments.check_inplace(inplace, reduction)
         self.target_scale = target_scale
         self.target_shift = target_shift

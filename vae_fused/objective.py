@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused._arguments_reconstruction import check_term
 from vae_fused._library import calls_operators, may_overwrite, ops
 from vae_fused._otherwise import otherwise
@@ -140,7 +141,6 @@ def elbo_loss(
             backward of one that does, such as ``nn.Sigmoid``. It changes nothing where ``recon`` needs no gradient,
             without grad mode, in ``torch.compile`` and other traces, in the transforms of ``torch.func``, and on
             devices without kernels.
-
         weight: a factor of every element of the reconstruction term, broadcastable to ``recon``: floating, or bool for
             a mask. A constant: it has no gradient. An element of weight 0 still has to be finite.
         log_sigma: of ``"gaussian_nll"`` and ``"laplace_nll"``, which need it: a number; a floating tensor that
@@ -177,8 +177,8 @@ def elbo_loss(
 
     Source: Kingma and Welling 2013 (arXiv:1312.6114), equation 10; ``docs/reconstruction-terms.md`` for the terms.
     """
-    arguments.check_tensor("recon", recon)
-    arguments.check_tensor("target", target)
+    checks.check_tensor("recon", recon)
+    checks.check_tensor("target", target)
     if not calls_operators(recon):
         return otherwise(recon).elbo_loss(
             recon,
@@ -202,19 +202,20 @@ def elbo_loss(
         )
     for name, value in (("mu", mu), ("logvar", logvar), ("kl", kl)):
         if value is not None:
-            arguments.check_tensor(name, value)
+            checks.check_tensor(name, value)
     # What differs from the defaults; every check and every argument of an operator costs a call on small tensors.
-    squared_error_alone = recon_loss == "mse" and weight is None and log_sigma is None and log_sigma_floor is None
+    is_squared_error = type(recon_loss) is str and recon_loss == "mse"
+    squared_error_alone = is_squared_error and weight is None and log_sigma is None and log_sigma_floor is None
     numbers_are_default = type(recon_weight) is type(smooth_l1_beta) is int and recon_weight == smooth_l1_beta == 1
     settings_are_default = numbers_are_default and full is False
     if not (squared_error_alone and settings_are_default):
         check_term(recon, recon_loss, weight, log_sigma, log_sigma_floor, recon_weight, full, smooth_l1_beta, inplace)
-    arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+    checks.check_choice("reduction", reduction, arguments.REDUCTIONS)
     arguments.check_beta(beta, recon)
     target_is_as_it_is = type(target_scale) is type(target_shift) is int and (target_scale, target_shift) == (1, 0)
     if not target_is_as_it_is:
-        arguments.check_number("target_scale", target_scale)
-        arguments.check_number("target_shift", target_shift)
+        checks.check_number("target_scale", target_scale)
+        checks.check_number("target_shift", target_shift)
     if inplace is not False:
         arguments.check_inplace(inplace, reduction)
     beta_value, beta_tensor = 1.0, None

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused._terms import ELBOTerms
 from vae_fused.modules import FusedELBOLoss
 
 __all__ = ["PRESETS", "SCALES", "PeerELBOLoss", "Preset", "Scale", "convert_beta", "like"]
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """What one item's loss is made of: ``recon * R + beta * kl * K``, R and K being sums over the item's elements.
 
     Attributes:
@@ -61,8 +60,7 @@ SCALES = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(NamedTuple):
     """The loss of a project.
 
     Attributes:
@@ -72,10 +70,10 @@ class Preset:
         settings: what else :class:`vae_fused.FusedELBOLoss` is given.
     """
 
-    scales: dict[str, Scale]
+    scales: Mapping[str, Scale]
     reduction: str = "batchmean"
     beta: float = 1.0
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 _SUM, _MEAN_RECON, _MEAN, _PER_POSITION = (SCALES[name] for name in ("sum", "mean_recon", "mean", "per_position"))
@@ -122,9 +120,9 @@ class PeerELBOLoss(FusedELBOLoss):
         Raises:
             ValueError: also for ``kl`` where the project's KL is a mean, since the number of elements is unknown.
         """
-        arguments.check_tensor("recon", recon)
+        checks.check_tensor("recon", recon)
         if mu is not None:
-            arguments.check_tensor("mu", mu)
+            checks.check_tensor("mu", mu)
         elif self.scale.kl_mean is not None and arguments_of_call.get("kl") is not None:
             raise ValueError(
                 f"the KL of {self.name} is a mean over latent {self.scale.kl_mean}, whose number kl does not tell: "
@@ -154,11 +152,13 @@ def like(
     name: str, *, beta: float | Tensor | None = None, recon_loss: str | None = None, **settings: Any
 ) -> PeerELBOLoss:
     """See :meth:`vae_fused.FusedELBOLoss.like`."""
-    arguments.check_choice("name", name, tuple(PRESETS))
+    checks.check_choice("name", name, tuple(PRESETS))
     preset = PRESETS[name]
     if recon_loss is None:
         recon_loss = next(iter(preset.scales))
-    arguments.check_choice("recon_loss", recon_loss, tuple(preset.scales))
+    checks.check_choice("recon_loss", recon_loss, tuple(preset.scales))
+    if "reduction" in settings:
+        raise TypeError(f"reduction is the project's, {preset.reduction!r} for {name!r}: it cannot be given")
     settings = {**preset.settings, **settings}
     if isinstance(settings.get("log_sigma"), str) and settings["log_sigma"] == "learned":
         settings["log_sigma"] = torch.nn.Parameter(torch.zeros(()))
@@ -166,7 +166,7 @@ def like(
 
 
 def _scale_of(argument: str, name: str) -> Scale:
-    arguments.check_choice(argument, name, (*SCALES, *PRESETS))
+    checks.check_choice(argument, name, (*SCALES, *PRESETS))
     return SCALES[name] if name in SCALES else next(iter(PRESETS[name].scales.values()))
 
 
@@ -208,14 +208,11 @@ def convert_beta(
         >>> convert_beta(1.0, "pythae", "sum", event_numel=784, latent_numel=20)
         2.0
     """
-    arguments.check_number("beta", beta)
+    checks.check_number("beta", beta)
     scales = _scale_of("from_", from_), _scale_of("to", to)
     positions = 1 if latent_positions is None else latent_positions
     for name, size in (("event_numel", event_numel), ("latent_numel", latent_numel), ("latent_positions", positions)):
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{name} must be an integer, got {type(size).__name__}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        checks.check_count(name, size)
     if latent_positions is None and any(scale.kl_mean == "positions" for scale in scales):
         raise ValueError("latent_positions must be given for the scale per_position, got None")
     ours, theirs = (scale.kl_weight(latent_numel, positions) / scale.recon_weight(event_numel) for scale in scales)

@@ -13,24 +13,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 
 __all__ = ["ConstantSchedule", "CyclicalSchedule", "LinearSchedule", "ProductSchedule", "Schedule"]
 
 
 def _check_finite(name: str, value: float) -> float:
-    arguments.check_number(name, value)
+    checks.check_number(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
-
-
-def _check_count(name: str, value: object, smallest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, got {value}")
-    return value
 
 
 class Schedule(ABC):
@@ -88,7 +80,8 @@ class Schedule(ABC):
         """
         if "count" not in state:
             raise KeyError(f"the state of a schedule must hold 'count', got {sorted(state)}")
-        self._go_to(_check_count("count", state["count"], 0))
+        checks.check_count("count", state["count"], 0)
+        self._go_to(state["count"])
 
     def __mul__(self, other: Schedule | float) -> ProductSchedule:
         if isinstance(other, bool) or not isinstance(other, (Schedule, int, float)):
@@ -158,7 +151,8 @@ class LinearSchedule(Schedule):
 
     def __init__(self, start: float, end: float, steps: int, *, device: torch.device | str | None = None) -> None:
         self.start, self.end = _check_finite("start", start), _check_finite("end", end)
-        self.steps = _check_count("steps", steps, 1)
+        checks.check_count("steps", steps)
+        self.steps = steps
         super().__init__(device=device)
 
     def value_at(self, count: int) -> float:
@@ -210,10 +204,11 @@ class CyclicalSchedule(Schedule):
         device: torch.device | str | None = None,
     ) -> None:
         self.start, self.end = _check_finite("start", start), _check_finite("end", end)
-        self.cycles = _check_count("cycles", cycles, 1)
-        self.steps = _check_count("steps", steps, 1)
+        checks.check_count("cycles", cycles)
+        checks.check_count("steps", steps)
         if steps < cycles:
             raise ValueError(f"steps must be at least one for each of {cycles} cycles, got {steps}")
+        self.steps, self.cycles = steps, cycles
         self.proportion = _check_finite("proportion", proportion)
         if not 0.0 < proportion <= 1.0:
             raise ValueError(f"proportion must be above 0 and at most 1, got {proportion}")

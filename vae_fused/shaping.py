@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 
 __all__ = ["Capacity", "FreeBits", "KLShaping", "shape_kl"]
 
@@ -32,13 +33,13 @@ class KLShaping(ABC):
     needs_elements = False
 
     def __init__(self, nats: float | Tensor, over: str) -> None:
-        arguments.check_choice("over", over, _EXPECTATIONS)
+        checks.check_choice("over", over, _EXPECTATIONS)
         if isinstance(nats, Tensor):
-            arguments.check_floating("nats", nats)
+            checks.check_floating("nats", nats)
             if nats.dim() != 0:
                 raise ValueError(f"nats must be a number or a 0-dimensional tensor, got shape {list(nats.shape)}")
         else:
-            arguments.check_number("nats", nats)
+            checks.check_number("nats", nats)
             if not 0.0 <= nats < math.inf:
                 raise ValueError(f"nats must be finite and not negative, got {nats}")
         self.nats = nats if isinstance(nats, Tensor) else torch.tensor(float(nats), dtype=torch.float64)
@@ -98,8 +99,10 @@ class FreeBits(KLShaping):
         over: str = "batch",
     ) -> None:
         super().__init__(nats, over)
-        arguments.check_choice("per", per, _PARTS)
+        checks.check_choice("per", per, _PARTS)
         self.per = per
+        if not isinstance(group_dims, (int, Sequence)):
+            raise TypeError(f"group_dims must be an integer or a sequence of integers, got {type(group_dims).__name__}")
         self.group_dims = (group_dims,) if isinstance(group_dims, int) else tuple(group_dims)
         for dim in self.group_dims:
             if isinstance(dim, bool) or not isinstance(dim, int):
@@ -224,7 +227,7 @@ def shape_kl(kl: Tensor, shaping: KLShaping | Sequence[KLShaping], *, reduction:
         >>> shape_kl(kl, FreeBits(0.25))
         tensor(2.)
     """
-    arguments.check_batched("kl", kl)
-    arguments.check_choice("reduction", reduction, arguments.REDUCTIONS)
+    checks.check_batched("kl", kl)
+    checks.check_choice("reduction", reduction, arguments.REDUCTIONS)
     items = shaped_items(kl, as_shapings("shaping", shaping))
     return reduce_items(items, reduction, math.prod(kl.shape[1:])).to(arguments.accumulation_dtype(kl.dtype))

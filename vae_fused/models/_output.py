@@ -17,6 +17,11 @@ class VAEOutput(NamedTuple):
         logvar: posterior log-variance, ``[B, latent_dim]``.
         z: the latent that was decoded, ``[B, latent_dim]``: a sample, or ``mu``.
         kl: KL of the posterior from the unit prior, ``[B]``, in nats; float32 (float64 for a float64 model).
+
+    Example:
+        >>> out = mlp_vae(64, latent_dim=8)(torch.rand(3, 64))
+        >>> out.recon.shape, out.z.shape, out.kl.shape
+        (torch.Size([3, 64]), torch.Size([3, 8]), torch.Size([3]))
     """
 
     recon: Tensor

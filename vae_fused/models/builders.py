@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from vae_fused import _checks as checks
 from vae_fused.models.vae import VAE
 
 __all__ = ["conv_vae", "mlp_vae"]
@@ -17,10 +18,10 @@ _OUTPUT_ACTIVATIONS = ("sigmoid", None)
 
 def _sizes(name: str, value: object) -> tuple[int, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} must be a sequence of integers, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a sequence of integers, got {checks.type_name(value)}")
     for size in value:
         if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{name} must hold integers, got {type(size).__name__}")
+            raise TypeError(f"{name} must hold integers, got {checks.type_name(size)}")
         if size < 1:
             raise ValueError(f"{name} must hold sizes of at least 1, got {list(value)}")
     return tuple(value)

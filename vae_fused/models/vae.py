@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from vae_fused import _arguments as arguments
+from vae_fused import _checks as checks
 from vae_fused import functional
+from vae_fused._arguments_linear import LINEAR_RECON_LOSSES
+from vae_fused._arguments_reconstruction import HAVE_SIGMA
 from vae_fused._terms import ELBOTerms
 from vae_fused.linear_loss import linear_elbo_loss
 from vae_fused.models._layers import encoder_width, input_of_output_layer, split_decoder
@@ -14,12 +19,12 @@ from vae_fused.models._output import VAEOutput
 
 __all__ = ["VAE", "VAEOutput"]
 
+_WITHOUT_SIGMA = tuple(name for name in arguments.RECON_LOSSES if name not in HAVE_SIGMA)
 
-def _check_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+
+def _kl_source(reduction: str, mu: Tensor, logvar: Tensor, kl: Tensor) -> dict[str, Any]:
+    # The mean over latent elements needs their number, which the per-item KL no longer tells.
+    return {"mu": mu, "logvar": logvar} if reduction == "mean" else {"kl": kl}
 
 
 class VAE(nn.Module):
@@ -69,9 +74,8 @@ class VAE(nn.Module):
         for name, module in (("encoder", encoder), ("decoder", decoder)):
             if not isinstance(module, nn.Module):
                 raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
-        _check_positive("latent_dim", latent_dim)
-        if feature_dim is not None:
-            _check_positive("feature_dim", feature_dim)
+        checks.check_count("latent_dim", latent_dim)
+        checks.check_count("feature_dim", feature_dim, optional=True)
         if fused_output_layer:
             split_decoder(decoder)
         self.fused_output_layer = fused_output_layer
@@ -92,14 +96,17 @@ class VAE(nn.Module):
             ``(mu, logvar)``, each ``[B, latent_dim]``.
 
         Raises:
-            TypeError: ``x`` is not a floating tensor.
+            TypeError: ``x`` is not a floating tensor, or the encoder gives no tensor.
             ValueError: ``x`` has no batch dimension, or the encoder gives another width than ``feature_dim``.
 
         Example:
             >>> mu, logvar = mlp_vae(64, latent_dim=8).encode(torch.rand(3, 64))
         """
-        arguments.check_batched("x", x)
-        features = self.encoder(x).flatten(1)
+        checks.check_batched("x", x)
+        features = self.encoder(x)
+        if not isinstance(features, Tensor):
+            raise TypeError(f"encoder must give a tensor of features, got {checks.type_name(features)}")
+        features = features.flatten(1)
         expected = self.mu_head.in_features
         if features.shape[1] != expected and not isinstance(self.mu_head, nn.LazyLinear):
             raise ValueError(
@@ -117,7 +124,7 @@ class VAE(nn.Module):
         Example:
             >>> x_hat = mlp_vae(64, latent_dim=8).decode(torch.zeros(3, 8))
         """
-        arguments.check_floating("z", z)
+        checks.check_floating("z", z)
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have shape [batch, {self.latent_dim}], got {list(z.shape)}")
         recon: Tensor = self.decoder(z)
@@ -161,6 +168,7 @@ class VAE(nn.Module):
         if self.training if sample is None else sample:
             z, kl = functional.reparameterize_with_kl(mu, logvar, generator=generator, key=key)
         else:
+            arguments.check_sampling(mu, logvar, None, generator, key)  # a wrong one is no better for being unused
             z, kl = mu, functional.kl_divergence(mu, logvar, reduction="sample")
         return mu, logvar, z, kl
 
@@ -180,7 +188,9 @@ class VAE(nn.Module):
         Args:
             x: the data, ``[B, ...]``, and the target of the reconstruction.
             beta: weight of the KL, a float or a 0-dim tensor.
-            recon_loss: as for :func:`vae_fused.elbo_loss`.
+            recon_loss: as for :func:`vae_fused.elbo_loss`, but for ``"gaussian_nll"`` and ``"laplace_nll"``, which
+                need a log sigma: give ``model(x)`` to a :class:`vae_fused.FusedELBOLoss` that has one. Only ``"mse"``
+                with ``fused_output_layer``.
             reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
             sample: as for :meth:`forward`.
             generator: as for :meth:`forward`.
@@ -197,36 +207,20 @@ class VAE(nn.Module):
             >>> terms = mlp_vae(64, latent_dim=8).loss(torch.rand(3, 64), beta=0.5)
             >>> terms.loss.backward()
         """
-        # The mean over latent elements needs their number, which the per-item KL no longer tells.
-        per_element = reduction == "mean"
-        if self.fused_output_layer:
-            mu, logvar, z, kl = self._posterior(x, sample, generator, key)
-            hidden, output, target = input_of_output_layer(self.decoder, z, x)
-            return linear_elbo_loss(
-                hidden,
-                output.weight,
-                output.bias,
-                target,
-                mu if per_element else None,
-                logvar if per_element else None,
-                kl=None if per_element else kl,
-                beta=beta,
-                recon_loss=recon_loss,
-                reduction=reduction,
-                return_terms=True,
-            )
-        out = self(x, sample=sample, generator=generator, key=key)
-        return functional.elbo_loss(
-            out.recon,
-            x,
-            out.mu if per_element else None,
-            out.logvar if per_element else None,
-            kl=None if per_element else out.kl,
-            beta=beta,
-            recon_loss=recon_loss,
-            reduction=reduction,
-            return_terms=True,
+        # Before the encoder runs, which may have statistics of its own to update.
+        checks.check_choice(
+            "recon_loss", recon_loss, LINEAR_RECON_LOSSES if self.fused_output_layer else _WITHOUT_SIGMA
         )
+        checks.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        settings: dict[str, Any] = {"beta": beta, "recon_loss": recon_loss, "reduction": reduction}
+        if not self.fused_output_layer:
+            out = self(x, sample=sample, generator=generator, key=key)
+            latents = _kl_source(reduction, out.mu, out.logvar, out.kl)
+            return functional.elbo_loss(out.recon, x, **latents, **settings, return_terms=True)
+        mu, logvar, z, kl = self._posterior(x, sample, generator, key)
+        latents = _kl_source(reduction, mu, logvar, kl)
+        hidden, output, target = input_of_output_layer(self.decoder, z, x)
+        return linear_elbo_loss(hidden, output.weight, output.bias, target, **latents, **settings, return_terms=True)
 
     @torch.no_grad()
     def sample(self, n: int, key: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -250,7 +244,7 @@ class VAE(nn.Module):
         Example:
             >>> x = mlp_vae((1, 8, 8), latent_dim=8).sample(16, key=torch.tensor([42, 0], dtype=torch.uint64))
         """
-        _check_positive("n", n)
+        checks.check_count("n", n)
         weight = self.mu_head.weight
         arguments.check_noise_source(generator, key, weight.device)
         size = (n, self.latent_dim)

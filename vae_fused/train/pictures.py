@@ -83,7 +83,8 @@ def _draw_sheet(path: Path, images: NDArray[np.float32], columns: int, title: st
 def _write(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     try:
-        figure.savefig(path)
+        # With a format given, the file has the name that was asked for; else matplotlib adds a suffix to a bare name.
+        figure.savefig(path, format=path.suffix[1:] or "png")
     except ValueError as error:  # a format that matplotlib does not know
         raise InputError(f"{path} cannot be written: {error}") from error
 

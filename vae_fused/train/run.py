@@ -22,6 +22,7 @@ from vae_fused.train.threads import fitting_threads
 from vae_fused.train.trainer import EpochMetrics, train_epochs
 
 with needs_train_extra():
+    import safetensors.torch  # noqa: F401  the first checkpoint is written after an epoch: too late to find it missing
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -102,9 +102,10 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
       }
       for (size_t i = 0; i < kBuffers.size(); ++i) {
         if (!gradients[i]) continue;
+        const Input of = kBuffers[i].of;
         // That of a shared log_sigma is wide.
-        result[kBuffers[i].of] = gradients[i]->to(saved[kBuffers[i].of].scalar_type());
-        missing[kBuffers[i].of] = false;
+        result[of] = of == kLogSigma ? gradients[i]->to(saved[of].scalar_type()) : *gradients[i];
+        missing[of] = false;
       }
     }
     if (std::any_of(missing.begin(), missing.end(), [](bool wanted) { return wanted; })) {

@@ -127,7 +127,23 @@ def _check_loss(label: str, make: Callable[[], Tensor], latents: Inputs) -> int:
         _compare("elbo_loss", label, {**batch, **latents}, dtype, reduction=reduction, beta=0.5)
         for reduction in ("batchmean", "sum", "sample", "mean")
     )
-    return count + _compare("elbo_loss", label, given_kl, dtype)
+    return count + _compare("elbo_loss", label, given_kl, dtype) + _check_in_place(label, given_kl)
+
+
+def _check_in_place(label: str, given: Inputs) -> int:
+    """The gradient in the memory of the reconstruction, where the backward multiplies it."""
+    gradients = []
+    for module, on_device in ((vf, _on_gpu), (vf.reference, torch.clone)):
+        leaves = {name: on_device(tensor).requires_grad_(name != "target") for name, tensor in given.items()}
+        loss = module.elbo_loss(**(leaves | {"recon": leaves["recon"].neg()}), inplace=module is vf)
+        gradients.append(torch.autograd.grad(3.0 * loss, (leaves["recon"], leaves["kl"])))
+    for actual, expected in zip(*gradients, strict=True):
+        tolerance = _TOLERANCE[expected.dtype]
+        atol = tolerance * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(
+            actual.cpu(), expected, rtol=tolerance, atol=atol, msg=lambda text: f"elbo_loss in place {label}: {text}"
+        )
+    return 1
 
 
 def _check_forms(label: str, latents: Inputs) -> int:
@@ -151,6 +167,7 @@ def _check_terms(label: str, make: Callable[[], Tensor], latents: Inputs) -> int
         ("mse", {"weight": torch.rand(batch["recon"].shape) < 0.5}),
         ("gaussian_nll", {"log_sigma": make()}),
         ("laplace_nll", {"log_sigma": torch.tensor(-0.5)}),
+        ("gaussian_nll", {"log_sigma": torch.randn_like(batch["recon"][:1])}),
     )
     return sum(
         _compare("elbo_loss", label, {**batch, **extra}, dtype, recon_loss=recon_loss) for recon_loss, extra in calls

@@ -223,6 +223,18 @@ void check_gradient(const char* name, const Tensor& grad, at::IntArrayRef shape,
   TORCH_CHECK_VALUE(grad.device() == device, name, " must be on ", device, ", got ", grad.device());
 }
 
+void check_generator(const std::optional<at::Generator>& generator, at::Device device) {
+  if (!generator.has_value() || !generator->defined()) return;
+  const at::Device own = generator->device();  // "cuda" alone has no index
+  TORCH_CHECK_VALUE(own.type() == device.type() && (!own.has_index() || own == device),
+                    "generator must be on the device of mu, ", device, ", got ", own);
+}
+
+void check_scaled_gradients(at::TensorList gradients, const Tensor& factor) {
+  check_gradient("factor", factor, {}, factor.device());
+  for (const Tensor& gradient : gradients) check_gradient("gradients", gradient, gradient.sizes(), factor.device());
+}
+
 void check_reparameterize_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
                                    const std::optional<Tensor>& mu, const Tensor& logvar, const Tensor& key,
                                    std::optional<int64_t> num_samples) {

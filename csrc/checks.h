@@ -4,6 +4,7 @@
 // vae_fused/_arguments.py says the same in the same words for the reference path and for tracing.
 #pragma once
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
@@ -81,6 +82,12 @@ void check_term_settings(ReconLoss loss, bool full, double smooth_l1_beta);
 void check_gradient(const char* name, const Tensor& grad, at::IntArrayRef shape, at::Device device);
 
 // The arguments of the shared backward of both sampling operators: a gradient to z, to the KL, or both.
+// A generator, if there is one, draws for tensors on this device.
+void check_generator(const std::optional<at::Generator>& generator, at::Device device);
+
+// Gradients that are multiplied in place, and the number [] by which.
+void check_scaled_gradients(at::TensorList gradients, const Tensor& factor);
+
 void check_reparameterize_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
                                    const std::optional<Tensor>& mu, const Tensor& logvar, const Tensor& key,
                                    std::optional<int64_t> num_samples);

@@ -84,22 +84,21 @@ TORCH_LIBRARY(vae_fused, m) {
   define_objective("elbo_loss(Tensor recon, ", " -> (Tensor loss, Tensor reconstruction, Tensor kl)");
   // One pass: the gradients are those of an incoming gradient of 1. That of a log_sigma which several elements share
   // is float32 or wider here.
-  define_objective("elbo_loss_with_gradients(bool[4] output_mask, Tensor recon, ",
+  define_objective("elbo_loss_with_gradients(bool[5] output_mask, Tensor recon, ",
                    " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_recon, Tensor grad_mu,"
-                   " Tensor grad_logvar, Tensor grad_log_sigma)");
+                   " Tensor grad_logvar, Tensor grad_kl, Tensor grad_log_sigma)");
   // The same with the gradient of recon in the memory of recon. Where autograd records, the gradients wait for the
   // backward, whatever output_mask says, and loss is differentiable once.
-  define_objective("elbo_loss_(bool[3] output_mask, Tensor(a!) recon, ",
+  define_objective("elbo_loss_(bool[4] output_mask, Tensor(a!) recon, ",
                    " -> (Tensor loss, Tensor reconstruction, Tensor kl, Tensor grad_mu, Tensor grad_logvar,"
-                   " Tensor grad_log_sigma)");
+                   " Tensor grad_kl, Tensor grad_log_sigma)");
   define_objective("elbo_loss_backward(Tensor grad_loss, bool[6] output_mask, Tensor recon, ",
                    " -> (Tensor grad_recon, Tensor grad_target, Tensor grad_mu, Tensor grad_logvar, Tensor grad_kl,"
                    " Tensor grad_log_sigma)");
-  // Makes gradients of an incoming gradient of 1 those of grad_loss; where that is 1 it only reads it. grad_log_sigma
-  // is for a log_sigma of the shape of recon.
+  // Makes gradients of an incoming gradient of 1 those of grad_loss; where that is 1 it only reads it.
   define_objective(
       "elbo_loss_backward_(Tensor grad_loss, Tensor(a!)? grad_recon, Tensor(b!)? grad_mu,"
-      " Tensor(c!)? grad_logvar, Tensor(d!)? grad_log_sigma, Tensor recon, ",
+      " Tensor(c!)? grad_logvar, Tensor(d!)? grad_kl, Tensor(e!)? grad_log_sigma, Tensor recon, ",
       " -> ()");
 
   // OutputLayerArguments of output_layer_arguments.h: the reconstruction term, float64, of hidden @ weight.T + bias,
@@ -115,8 +114,8 @@ TORCH_LIBRARY(vae_fused, m) {
   define_layer("linear_reconstruction_backward(Tensor grad_loss, " + layer +
                ", bool[4] output_mask)"
                " -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias, Tensor grad_target)");
-  // Multiplies by a number [] that is read when the kernel runs.
-  m.def("scale_gradient_(Tensor(a!) gradient, Tensor factor) -> ()", pure);
+  // Multiplies by a number [] that is read when the kernel runs; where that is 1 it only reads it.
+  m.def("scale_gradients_(Tensor(a!)[] gradients, Tensor factor) -> ()", pure);
 }
 
 PYBIND11_MODULE(_C, m) {

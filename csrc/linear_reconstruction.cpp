@@ -92,7 +92,7 @@ Tensors<4> linear_reconstruction_with_gradients(const OutputLayerArguments& argu
   LayerGradients grads(layer, output_mask[0], output_mask[1], output_mask[2]);
   Total total(layer);
   for_each_chunk(layer, [&](const Chunk& chunk) {
-    const auto results = ops::elbo_loss_with_gradients({true, false, false, false}, chunk.objective());
+    const auto results = ops::elbo_loss_with_gradients({true, false, false, false, false}, chunk.objective());
     total.add(chunk, std::get<1>(results));
     grads.add(chunk, std::get<3>(results), 1.0 / layer.divided_by());
   });
@@ -127,29 +127,21 @@ Tensors<4> linear_reconstruction_backward(const Tensor& grad_loss, const OutputL
     }
   });
   if (!layer.by_item()) {
+    std::vector<Tensor> computed;
     for (const Tensor& grad : {grads.hidden, grads.weight, grads.bias}) {
-      if (grad.defined()) ops::scale_gradient_(grad, grad_loss);
+      if (grad.defined()) computed.push_back(grad);
     }
+    ops::scale_gradients_(computed, grad_loss);
   }
   const auto rounded = [&](const Tensor& grad) { return grad.defined() ? grad.to(hidden.scalar_type()) : grad; };
   return {grads.hidden.defined() ? rounded(grads.hidden).view(hidden.sizes()) : Tensor(), rounded(grads.weight),
           rounded(grads.bias), grad_target.defined() ? grad_target.view(target.sizes()) : Tensor()};
 }
 
-// On a CPU the factor is read and 1 costs nothing. Elsewhere reading it would make the host wait for the device, and
-// the pass costs little beside the products that filled the buffer.
-void scale_gradient_(const Tensor& gradient, const Tensor& factor) {
-  check_gradient("factor", factor, {}, gradient.device());
-  if (factor.is_cpu() && factor.item<double>() == 1.0) return;
-  // As a dimension of one it takes part in type promotion: a factor beyond a half type's range is not rounded to it.
-  gradient.mul_(factor.is_cpu() ? factor : factor.unsqueeze(0));
-}
-
 void register_kernels(torch::Library& m) {
   m.impl("linear_reconstruction", unpacked<&linear_reconstruction>);
   m.impl("linear_reconstruction_with_gradients", unpacked<&linear_reconstruction_with_gradients>);
   m.impl("linear_reconstruction_backward", unpacked<&linear_reconstruction_backward>);
-  m.impl("scale_gradient_", unpacked<&scale_gradient_>);
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, CPU, m) { register_kernels(m); }

@@ -99,27 +99,36 @@ inline void check_grad_loss(const Objective& objective, const Tensor& grad_loss)
   check_gradient("grad_loss", grad_loss, shape, objective.recon.device());
 }
 
-// Gradients of the objective, undefined where nobody asked. That of log_sigma is the one of every element.
+// Gradients of the objective, undefined where nobody asked. That of log_sigma is the one of every element; the sum over
+// the elements that share a log_sigma is there to be multiplied by the incoming gradient.
 struct Gradients {
   Tensor recon, target, mu, logvar, kl, log_sigma;
+  Tensor shared_log_sigma{};  // of the shape of log_sigma, contiguous
 };
 
 // Buffers of gradients that are rewritten in place: each fits what it is the gradient of.
 inline Gradients checked_buffers(const Objective& objective, const OptionalTensor& grad_recon,
                                  const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar,
-                                 const OptionalTensor& grad_log_sigma) {
+                                 const OptionalTensor& grad_kl, const OptionalTensor& grad_log_sigma) {
   const auto checked = [](const char* name, const OptionalTensor& grad, const Tensor& of) {
     if (!present(grad)) return Tensor();
     TORCH_CHECK_VALUE(of.defined(), name, " has nothing that it is the gradient of");
     check_gradient(name, *grad, of.sizes(), of.device());
     return *grad;
   };
+  const Tensor of_log_sigma = checked("grad_log_sigma", grad_log_sigma, objective.term.log_sigma);
+  const bool shared = of_log_sigma.defined() && !objective.term.log_sigma_is_of_elements();
+  // It holds a sum of the forward, which nothing here computes again.
+  TORCH_CHECK_VALUE(!shared || (of_log_sigma.is_contiguous() && !objective.by_item()),
+                    "grad_log_sigma of a log_sigma that several elements share must be contiguous, and reduction not ",
+                    "sample");
   return {checked("grad_recon", grad_recon, objective.recon),
           Tensor(),
           checked("grad_mu", grad_mu, objective.mu),
           checked("grad_logvar", grad_logvar, objective.logvar),
-          Tensor(),
-          checked("grad_log_sigma", grad_log_sigma, objective.term.element_log_sigma)};
+          checked("grad_kl", grad_kl, objective.kl),
+          shared ? Tensor() : of_log_sigma,
+          shared ? of_log_sigma : Tensor()};
 }
 
 }  // namespace vae_fused

@@ -24,26 +24,23 @@ struct ObjectiveOperators {
     return {sums.loss, sums.reconstruction, sums.kl};
   }
 
-  static Tensors<7> elbo_loss_with_gradients(std::array<bool, 4> output_mask, const ObjectiveArguments& a) {
+  static Tensors<8> elbo_loss_with_gradients(std::array<bool, 5> output_mask, const ObjectiveArguments& a) {
     const Guard guard(a.recon.device());
     const Objective objective(a);
     TORCH_CHECK_VALUE(!objective.by_item(), "reduction must not be sample where the forward computes the gradients");
-    const Gradients grads{
-        like_if(output_mask[0], a.recon),          Tensor(), like_if(output_mask[1], objective.mu),
-        like_if(output_mask[2], objective.logvar), Tensor(), log_sigma_buffer(output_mask[3], objective.term)};
-    const auto sums = Device::forward(objective, grads, has_one_log_sigma(output_mask[3], objective.term));
-    return {sums.loss,
-            sums.reconstruction,
-            sums.kl,
-            grads.recon,
-            grads.mu,
-            grads.logvar,
-            log_sigma_gradient(output_mask[3], objective.term, grads.log_sigma, sums.grad_one_log_sigma)};
+    const Gradients grads{like_if(output_mask[0], a.recon),      Tensor(),
+                          like_if(output_mask[1], objective.mu), like_if(output_mask[2], objective.logvar),
+                          like_if(output_mask[3], objective.kl), log_sigma_buffer(output_mask[4], objective.term)};
+    const auto sums = Device::forward(objective, grads, has_one_log_sigma(output_mask[4], objective.term));
+    return {sums.loss, sums.reconstruction,
+            sums.kl,   grads.recon,
+            grads.mu,  grads.logvar,
+            grads.kl,  log_sigma_gradient(output_mask[4], objective.term, grads.log_sigma, sums.grad_one_log_sigma)};
   }
 
   // The gradient of recon takes its place: a kernel reads the elements that it works on before it writes their
   // gradients.
-  static Tensors<6> elbo_loss_(std::array<bool, 3> output_mask, const ObjectiveArguments& a) {
+  static Tensors<7> elbo_loss_(std::array<bool, 4> output_mask, const ObjectiveArguments& a) {
     const Guard guard(a.recon.device());
     const Objective objective(a);
     check_overwritten(objective);
@@ -51,12 +48,16 @@ struct ObjectiveOperators {
                           Tensor(),
                           like_if(output_mask[0], objective.mu),
                           like_if(output_mask[1], objective.logvar),
-                          Tensor(),
-                          log_sigma_buffer(output_mask[2], objective.term)};
-    const auto sums = Device::forward(objective, grads, has_one_log_sigma(output_mask[2], objective.term));
-    return {sums.loss,    sums.reconstruction,
-            sums.kl,      grads.mu,
-            grads.logvar, log_sigma_gradient(output_mask[2], objective.term, grads.log_sigma, sums.grad_one_log_sigma)};
+                          like_if(output_mask[2], objective.kl),
+                          log_sigma_buffer(output_mask[3], objective.term)};
+    const auto sums = Device::forward(objective, grads, has_one_log_sigma(output_mask[3], objective.term));
+    return {sums.loss,
+            sums.reconstruction,
+            sums.kl,
+            grads.mu,
+            grads.logvar,
+            grads.kl,
+            log_sigma_gradient(output_mask[3], objective.term, grads.log_sigma, sums.grad_one_log_sigma)};
   }
 
   static Tensors<6> elbo_loss_backward(const Tensor& grad_loss, std::array<bool, 6> output_mask,
@@ -76,14 +77,17 @@ struct ObjectiveOperators {
             grads.kl,    grad_log_sigma.defined() ? grad_log_sigma.to(a.term.log_sigma->scalar_type()) : Tensor()};
   }
 
-  // The forward computed the gradients for an incoming gradient of 1; for any other they are computed again in place.
+  // The forward computed the gradients for an incoming gradient of 1; for any other they are computed again in place,
+  // or, where the forward summed them over elements, multiplied by it.
   static void elbo_loss_backward_(const Tensor& grad_loss, const OptionalTensor& grad_recon,
                                   const OptionalTensor& grad_mu, const OptionalTensor& grad_logvar,
-                                  const OptionalTensor& grad_log_sigma, const ObjectiveArguments& a) {
+                                  const OptionalTensor& grad_kl, const OptionalTensor& grad_log_sigma,
+                                  const ObjectiveArguments& a) {
     const Guard guard(a.recon.device());
     const Objective objective(a);
     check_grad_loss(objective, grad_loss);
-    Device::backward(objective, grad_loss, checked_buffers(objective, grad_recon, grad_mu, grad_logvar, grad_log_sigma),
+    Device::backward(objective, grad_loss,
+                     checked_buffers(objective, grad_recon, grad_mu, grad_logvar, grad_kl, grad_log_sigma),
                      /*nothing_if_one=*/!objective.by_item(), /*one_log_sigma=*/false);
   }
 

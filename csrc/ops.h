@@ -72,17 +72,17 @@ inline constexpr Operator<"packed_kl_divergence_backward",
 
 inline constexpr Operator<"elbo_loss", Tensors<3>(const ObjectiveArguments& arguments)> elbo_loss{};
 inline constexpr Operator<"elbo_loss_with_gradients",
-                          Tensors<7>(Mask<4> output_mask, const ObjectiveArguments& arguments)>
+                          Tensors<8>(Mask<5> output_mask, const ObjectiveArguments& arguments)>
     elbo_loss_with_gradients{};
-inline constexpr Operator<"elbo_loss_", Tensors<6>(Mask<3> output_mask, const ObjectiveArguments& arguments)>
+inline constexpr Operator<"elbo_loss_", Tensors<7>(Mask<4> output_mask, const ObjectiveArguments& arguments)>
     elbo_loss_{};
 inline constexpr Operator<"elbo_loss_backward",
                           Tensors<6>(const Tensor& grad_loss, Mask<6> output_mask, const ObjectiveArguments& arguments)>
     elbo_loss_backward{};
 inline constexpr Operator<"elbo_loss_backward_",
                           void(const Tensor& grad_loss, const OptionalTensor& grad_recon, const OptionalTensor& grad_mu,
-                               const OptionalTensor& grad_logvar, const OptionalTensor& grad_log_sigma,
-                               const ObjectiveArguments& arguments)>
+                               const OptionalTensor& grad_logvar, const OptionalTensor& grad_kl,
+                               const OptionalTensor& grad_log_sigma, const ObjectiveArguments& arguments)>
     elbo_loss_backward_{};
 
 inline constexpr Operator<"linear_reconstruction", Tensor(const OutputLayerArguments& arguments)>
@@ -94,6 +94,6 @@ inline constexpr Operator<"linear_reconstruction_backward",
                           Tensors<4>(const Tensor& grad_loss, const OutputLayerArguments& arguments,
                                      Mask<4> output_mask)>
     linear_reconstruction_backward{};
-inline constexpr Operator<"scale_gradient_", void(const Tensor& gradient, const Tensor& factor)> scale_gradient_{};
+inline constexpr Operator<"scale_gradients_", void(at::TensorList gradients, const Tensor& factor)> scale_gradients_{};
 
 }  // namespace vae_fused::ops

@@ -40,6 +40,7 @@ struct SamplingOperators {
                                              double temperature) {
     const Guard guard(mu.device());
     const ScaleForm form = checked_scale(mu, logvar, num_samples, scale, temperature);
+    check_generator(generator, mu.device());
     const auto [key, source] = Device::drawn(generator, mu, num_samples.value_or(1));
     Tensor z = Device::samples_like(mu, num_samples);
     sample(mu, logvar, source, num_samples, z, Tensor(), form, temperature);
@@ -62,6 +63,7 @@ struct SamplingOperators {
                                                      const ScaleArguments& scale) {
     const Guard guard(mu.device());
     const ScaleForm form = checked_scale(mu, logvar, mask, scale);
+    check_generator(generator, mu.device());
     const auto [key, source] = Device::drawn(generator, mu, 1);
     Tensor z = Device::like(mu), kl = empty_kl(mu);
     sample(mu, logvar, source, kOneSample, z, kl, form, 1.0, mask_operand(mask, mu));
@@ -102,6 +104,7 @@ struct SamplingOperators {
                                                             OptionalGenerator generator) {
     const Guard guard(moments.device());
     check_moments("moments", moments, packing);
+    check_generator(generator, moments.device());
     const Halves half = halves_of(moments, packing.dim);
     const auto [key, source] = Device::drawn(generator, half.mu, 1);
     Tensor z = Device::like(half.mu), kl = empty_kl(moments);
@@ -182,6 +185,11 @@ struct SamplingOperators {
                              const Tensor& grad_mu, const Tensor& grad_logvar, const ScaleForm& scale,
                              double temperature = 1.0, const Tensor& mask = {}) {
     if (logvar.numel() == 0) return;
+    if (!present(grad_z) && !present(grad_kl)) {
+      if (grad_mu.defined()) grad_mu.zero_();
+      if (grad_logvar.defined()) grad_logvar.zero_();
+      return;
+    }
     const Tensor contiguous_key = key.contiguous();
     // A gradient over samples may be expanded or permuted over them: only its samples have to lie at one stride.
     const Tensor grad_sample = present(grad_z) ? first_sample(*grad_z, num_samples) : Tensor();

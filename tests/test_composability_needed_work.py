@@ -48,7 +48,7 @@ def test_loss_computes_the_gradients_that_are_wanted(device, recon, mu, logvar):
         if loss.requires_grad:
             loss.backward()
 
-    expected = [("elbo_loss_with_gradients", [recon, mu, logvar, False])] if recon or mu or logvar else []
+    expected = [("elbo_loss_with_gradients", [recon, mu, logvar, False, False])] if recon or mu or logvar else []
     assert gradients_computed(step) == expected
     # One incoming gradient per item: the gradients are computed in the backward, and the same ones alone.
     expected = [("elbo_loss_backward", [recon, False, mu, logvar, False, False])] if expected else []
@@ -102,19 +102,19 @@ def frozen(model, *parts):
 
 SAMPLING = "reparameterize_backward"
 LOSS = "elbo_loss_with_gradients"
-KL_OF_LOSS = ("elbo_loss_backward", [False, False, False, False, True, False])
+WITH_KL, WITHOUT_KL = [True, False, False, True, False], [True, False, False, False, False]
 
 
 @both_models
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
-        ((), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
-        (("encoder",), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
-        (("encoder", "logvar_head"), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, False])]),
-        (("encoder", "mu_head"), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [False, True])]),
-        (("encoder", "mu_head", "logvar_head"), [(LOSS, [True, False, False, False])]),
-        (("decoder",), [(LOSS, [True, False, False, False]), KL_OF_LOSS, (SAMPLING, [True, True])]),
+        ((), [(LOSS, WITH_KL), (SAMPLING, [True, True])]),
+        (("encoder",), [(LOSS, WITH_KL), (SAMPLING, [True, True])]),
+        (("encoder", "logvar_head"), [(LOSS, WITH_KL), (SAMPLING, [True, False])]),
+        (("encoder", "mu_head"), [(LOSS, WITH_KL), (SAMPLING, [False, True])]),
+        (("encoder", "mu_head", "logvar_head"), [(LOSS, WITHOUT_KL)]),
+        (("decoder",), [(LOSS, WITH_KL), (SAMPLING, [True, True])]),
         (("encoder", "mu_head", "logvar_head", "decoder"), []),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",

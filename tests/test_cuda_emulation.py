@@ -123,3 +123,38 @@ def test_errors_are_those_of_the_cpu() -> None:
         emulated("standard_normal", KEY.expand(3, 2), (2, 4), dtype=torch.float32)
     with pytest.raises(TypeError, match="key must be uint64"):
         emulated("reparameterize_with_kl", mu, mu, KEY.long())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("numel", [16, 5])
+def test_kl_alone_of_an_infinite_sigma(numel: int, dtype: torch.dtype) -> None:
+    """Where z has no gradient, 0 times sigma is no part of the gradient of the log-variance."""
+    mu, logvar = torch.ones(2, 2, numel, dtype=dtype).unbind()
+    logvar[0, 0], logvar[1, numel - 1] = torch.inf, -torch.inf
+    kl = torch.ones(2)
+    expected = torch.expm1(logvar.double()).mul(0.5)
+    for options in ({}, {"mask": torch.ones(2, numel)}):
+        arguments = (None, kl, mu, logvar, KEY, None, (True, True))
+        for run in (emulated, on_cpu):
+            _, gradient = run("reparameterize_backward", *arguments, **options)
+            torch.testing.assert_close(gradient.double(), expected, rtol=1e-2, atol=0.0)
+    nothing = (None, None, None, logvar, KEY, None, (True, True))
+    for run in (emulated, on_cpu):
+        assert all((gradient == 0).all() for gradient in run("reparameterize_backward", *nothing))
+
+
+def test_a_generator_of_another_device_is_refused_for_empty_tensors_too() -> None:
+    empty = torch.empty(0, 4, device="meta")
+    for name in ("reparameterize", "reparameterize_with_kl"):
+        with pytest.raises(ValueError, match=r"^generator must be on the device of mu, meta, got cpu"):
+            emulated(name, empty, empty, overload="generator", generator=torch.Generator())
+    with pytest.raises(ValueError, match=r"^generator must be on the device of mu, meta, got cpu"):
+        emulated(
+            "packed_reparameterize_with_kl",
+            empty,
+            overload="generator",
+            dim=1,
+            logvar_min=-1.0,
+            logvar_max=1.0,
+            generator=torch.Generator(),
+        )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from cuda_emulation.harness import KEY, LOW, assert_agree, emulated, emulating, needs_emulation, on_cpu
+from cuda_emulation.harness import KEY, LOW, assert_agree, emulated, emulating, layouts, needs_emulation, on_cpu
+from helpers.launches import launching
 from torch import Tensor
 
 pytestmark = needs_emulation
@@ -51,7 +53,7 @@ def test_contiguous_operands_of_any_size_move_in_vectors(
         check("kl_divergence", mu, logvar, logvar, mu, reduction)
     loss = (mu, logvar, mu, logvar, None, 0.5, None, "mse")
     check("elbo_loss", *loss, "sample")
-    check("elbo_loss_with_gradients", (True, True, True, False), *loss, "batchmean")
+    check("elbo_loss_with_gradients", (True, True, True, False, False), *loss, "batchmean")
     check("elbo_loss_backward", kl, (True, True, True, True, False, False), *loss, "sample")
 
 
@@ -108,14 +110,93 @@ def test_normals_keep_their_bound_with_the_largest_error_of_every_approximation(
     assert (normals - exact).abs().max() < 4e-6
 
 
-def test_an_objective_is_four_launches(emulation: ctypes.CDLL) -> None:
+def launches(emulation: ctypes.CDLL, function: Callable[[], object]) -> tuple[int, list[str]]:
+    """Of our kernels, and what ATen would launch besides inside of the operators."""
+    before = emulation.emulated_launches()
+    names = launching(function, inside=True)
+    return emulation.emulated_launches() - before, [name for name in names if not name.startswith("vae_fused::")]
+
+
+TERMS: dict[str, dict[str, Any]] = {
+    "mse": {},
+    "weight": {"weight": torch.rand(128, 784)},
+    "bce_with_logits": {},
+    "gaussian_nll": {"log_sigma_value": 0.5},
+    "laplace_nll": {"log_sigma": torch.zeros(())},
+    "gaussian_nll with an element's": {"log_sigma": torch.zeros(128, 784)},
+}
+
+
+@pytest.mark.parametrize("incoming", [1.0, 3.0])
+@pytest.mark.parametrize("term", TERMS)
+def test_an_objective_is_four_launches(emulation: ctypes.CDLL, term: str, incoming: float) -> None:
     """Sampling with the KL, the loss with its gradients, and a backward for each, at the size of MNIST."""
     mu, logvar = pair((128, 20), torch.float32)
     recon, target = pair((128, 784), torch.float32)
+    settings, grad_loss = TERMS[term], torch.tensor(incoming)
+    recon_loss = "mse" if term == "weight" else term.split()[0]
+    mask = (True, False, False, True, "log_sigma" in settings)
+
+    def step() -> None:
+        z, kl = emulated("reparameterize_with_kl", mu, logvar, KEY)
+        arguments = (recon, target, None, None, kl, 1.0, None, recon_loss, "batchmean")
+        gradients = emulated("elbo_loss_with_gradients", mask, *arguments, **settings)[3:]
+        emulated("elbo_loss_backward_", grad_loss, *gradients, *arguments, **settings)
+        emulated("reparameterize_backward", z, gradients[3], mu, logvar, KEY, None, (True, True))
+
+    # Deterministic algorithms fill what at::empty gives.
+    torch.use_deterministic_algorithms(False)
+    assert launches(emulation, step) == (4, [])
+
+
+@pytest.mark.parametrize("incoming", [1.0, 3.0])
+def test_an_objective_in_place_is_four_launches(emulation: ctypes.CDLL, incoming: float) -> None:
+    mu, logvar = pair((128, 20), torch.float32)
+    recon, target = pair((128, 784), torch.float32)
+    grad_loss = torch.tensor(incoming)
+
+    def step() -> None:
+        z, kl = emulated("reparameterize_with_kl", mu, logvar, KEY)
+        arguments = (recon, target, None, None, kl, 1.0, None, "mse", "batchmean")
+        grad_kl = emulated("elbo_loss_", (False, False, True, False), *arguments)[5]
+        emulated("scale_gradients_", [recon, grad_kl], grad_loss)
+        emulated("reparameterize_backward", z, grad_kl, mu, logvar, KEY, None, (True, True))
+
+    torch.use_deterministic_algorithms(False)
+    assert launches(emulation, step) == (4, [])
+
+
+@pytest.mark.parametrize("dtype", [*LOW, torch.float64], ids=str)
+@pytest.mark.parametrize("factor_dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("factor", [1.0, -3.5])
+def test_gradients_are_scaled_where_they_are(
+    emulation: ctypes.CDLL, dtype: torch.dtype, factor_dtype: torch.dtype, factor: float
+) -> None:
+    """More than fit one launch, in every layout: only the elements of the tensors change."""
+    made = [layout for shape in [(3, 5), (2, 16), (4, 2100), (2, 4, 4, 8)] for layout in layouts(shape, dtype, 1)]
+    made = [tensor for tensor in made if 0 not in tensor.stride()] + [torch.ones((), dtype=dtype), torch.ones(0)]
+    storages = [tensor.untyped_storage().clone() for tensor in made]
+    changed = [
+        torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+        for tensor, storage in zip(made, storages, strict=True)
+    ]
     before = emulation.emulated_launches()
-    z, kl = emulated("reparameterize_with_kl", mu, logvar, KEY)
-    arguments = (recon, target, None, None, kl, 1.0, None, "mse", "batchmean")
-    gradients = emulated("elbo_loss_with_gradients", (True, False, False, False), *arguments)[3:6]
-    emulated("elbo_loss_backward_", torch.ones(()), *gradients, None, *arguments)
-    emulated("reparameterize_backward", z, kl, mu, logvar, KEY, None, (True, True))
-    assert emulation.emulated_launches() - before == 4
+    emulated("scale_gradients_", changed, torch.tensor(factor, dtype=factor_dtype))
+    assert emulation.emulated_launches() - before == -(-(len(made) - 1) // 5)
+    for one, original in zip(changed, made, strict=True):
+        expected = torch.empty(0, dtype=one.dtype).set_(
+            original.untyped_storage().clone(), one.storage_offset(), one.shape, one.stride()
+        )
+        on_cpu("scale_gradients_", [expected], torch.tensor(factor, dtype=factor_dtype))
+        assert torch.equal(one, expected)
+        whole, whole_expected = (
+            torch.empty(0, dtype=one.dtype).set_(tensor.untyped_storage()) for tensor in (one, expected)
+        )
+        assert torch.equal(whole, whole_expected)
+
+
+def test_scaling_ends_where_the_rows_do() -> None:
+    rows = torch.ones(4, 32, dtype=torch.bfloat16)
+    emulated("scale_gradients_", [rows[:, 8:24]], torch.tensor(2.0))
+    assert (rows[:, 8:24] == 2.0).all()
+    assert rows.sum() == 4 * (32 + 16)

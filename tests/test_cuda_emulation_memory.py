@@ -103,7 +103,7 @@ def objective(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
             loss = emulated("elbo_loss", *arguments, **settings)[0]
             emulated("elbo_loss_backward", loss, (True,) * 6, *arguments, **settings)
             if reduction == "sum":
-                emulated("elbo_loss_with_gradients", (True,) * 4, *arguments, **settings)
+                emulated("elbo_loss_with_gradients", (True,) * 5, *arguments, **settings)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

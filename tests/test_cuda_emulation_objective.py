@@ -82,10 +82,10 @@ def check_objective(
     if reduction == "sample":
         return
     given = arguments[4] is not None
-    for mask in [(True, not given, not given, False), (False, False, not given, False)]:
+    for mask in [(True, not given, not given, given, False), (False, False, not given, given, False)]:
         results = emulated("elbo_loss_with_gradients", mask, *arguments, *rest)
         compare(results, on_cpu("elbo_loss_with_gradients", mask, *arguments, *rest))
-        buffers = results[3:6]
+        buffers = results[3:7]
         for buffer in buffers:
             if buffer is not None:
                 buffer.fill_(3.0)  # an incoming gradient of 1 leaves whatever is there
@@ -97,18 +97,18 @@ def check_objective(
         )
         wanted = [
             all_gradients[index] if buffer is not None else None
-            for index, buffer in zip((0, 2, 3), buffers, strict=True)
+            for index, buffer in zip((0, 2, 3, 4), buffers, strict=True)
         ]
         compare(buffers, wanted)
-    *terms, grad_recon, grad_mu, grad_logvar, _ = emulated(
-        "elbo_loss_with_gradients", (True, not given, not given, False), *arguments, *rest
+    loss, reconstruction, kl, grad_recon, *others = emulated(
+        "elbo_loss_with_gradients", (True, not given, not given, given, False), *arguments, *rest
     )
     if 0 in arguments[0].stride():
         return  # an expanded reconstruction cannot be overwritten
     overwritten = copy_in_layout(arguments[0])
-    results = emulated("elbo_loss_", (not given, not given, False), overwritten, *arguments[1:], *rest)
+    results = emulated("elbo_loss_", (not given, not given, given, False), overwritten, *arguments[1:], *rest)
     bits = {"rtol": 0, "atol": 0, "equal_nan": True}
-    torch.testing.assert_close((*results, overwritten), (*terms, grad_mu, grad_logvar, None, grad_recon), **bits)
+    torch.testing.assert_close((*results, overwritten), (loss, reconstruction, kl, *others, grad_recon), **bits)
 
 
 @pytest.mark.parametrize("reduction", ALL_REDUCTIONS)
@@ -171,6 +171,20 @@ def test_bits_do_not_depend_on_the_grid(emulation: ctypes.CDLL) -> None:
         emulation.emulate_largest_grid(blocks)
         for one, other in zip(everything(), unlimited, strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("numel", [16, 48, 2064])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_of_an_item_do_not_depend_on_its_place(dtype: torch.dtype, numel: int) -> None:
+    """As docs/numerics.md says, of items of a multiple of 16 elements."""
+    item = torch.randn(4, 1, numel, generator=torch.Generator().manual_seed(8)).to(dtype)
+    recon, target, mu, logvar = item.expand(4, 7, numel).clone().unbind()
+    sums = [emulated("reparameterize_with_kl", mu, logvar, KEY)[1]]
+    sums.append(emulated("kl_divergence", mu, logvar, None, None, "sample"))
+    sums += emulated("elbo_loss", recon, target, mu, logvar, None, 0.5, None, "mse", "sample")
+    sums += emulated("elbo_loss", recon, target, mu, logvar, None, 0.5, None, "l1", "sample")
+    for of_items in sums:
+        assert len(of_items.unique()) == 1
 
 
 def test_sums_are_those_of_float64() -> None:

@@ -68,22 +68,24 @@ def check(operands: Operands, reduction: str, mixed: bool = False) -> None:
         )
     if reduction == "sample":
         return
-    mask = (True, True, True, learned)
+    mask = (True, True, True, False, learned)
     results = emulated("elbo_loss_with_gradients", mask, *arguments, **settings)
     compare(results, on_cpu("elbo_loss_with_gradients", mask, *arguments, **settings), mixed)
-    buffers, of_sigma = list(results[3:6]), results[6]
-    of_elements = learned and settings["log_sigma"].shape == operands.recon.shape
-    buffers.append(of_sigma if of_elements else None)
-    emulated("elbo_loss_backward_", torch.tensor(-1.5), *buffers, *arguments, **settings)
-    expected = on_cpu(
-        "elbo_loss_backward", torch.tensor(-1.5), (True, False, True, True, False, of_elements), *arguments, **settings
-    )
-    compare(buffers, [*expected[:1], *expected[2:4], expected[5]], mixed)
+    buffers = list(results[3:8])
+    for run in (emulated, on_cpu):
+        scaled = [buffer if buffer is None else buffer.clone() for buffer in buffers]
+        run("elbo_loss_backward_", torch.tensor(-1.5), *scaled, *arguments, **settings)
+        if learned:  # that of a shared one is wide
+            scaled[4] = scaled[4].to(settings["log_sigma"].dtype)
+        expected = on_cpu(
+            "elbo_loss_backward", torch.tensor(-1.5), (True, False, True, True, False, learned), *arguments, **settings
+        )
+        compare(scaled, [*expected[:1], *expected[2:]], mixed)
     overwritten = torch.empty_like(operands.recon).copy_(operands.recon.detach())
-    in_place = emulated("elbo_loss_", (True, True, learned), overwritten, *arguments[1:], **settings)
+    in_place = emulated("elbo_loss_", (True, True, False, learned), overwritten, *arguments[1:], **settings)
     again = emulated("elbo_loss_with_gradients", mask, *arguments, **settings)
     torch.testing.assert_close(
-        (*in_place, overwritten), (*again[:3], *again[4:7], again[3]), rtol=0, atol=0, equal_nan=True
+        (*in_place, overwritten), (*again[:3], *again[4:], again[3]), rtol=0, atol=0, equal_nan=True
     )
 
 
@@ -198,3 +200,23 @@ def test_weights_and_sigmas_beside_vectors(
             wanted = (True, True, False, False, False, "log_sigma" in settings)
             gradients = [of("elbo_loss_backward", grad, wanted, *call, **settings) for of in (emulated, on_cpu)]
             compare(*gradients, mixed=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(2, 16), (2, 3)], ids=str)
+@pytest.mark.parametrize("recon_loss", ["gaussian_nll", "laplace_nll"])
+def test_no_difference_is_no_error_however_small_sigma_is(
+    recon_loss: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    recon = torch.rand(shape).to(dtype)
+    arguments = (recon, recon, None, None, torch.zeros(2), 1.0, None, recon_loss, "sum")
+    for log_sigma in (-50.0, -89.0, -300.0):
+        element = torch.full(shape, log_sigma, dtype=dtype)
+        for sigma in ({"log_sigma": element}, {"log_sigma": element[:1, :1]}, {"log_sigma_value": log_sigma}):
+            mask = (True, False, False, False, "log_sigma" in sigma)
+            for run in (emulated, on_cpu):
+                loss, _, _, to_recon, *_, to_sigma = run("elbo_loss_with_gradients", mask, *arguments, **sigma)
+                assert loss.item() == recon.numel() * log_sigma
+                assert (to_recon == 0).all()
+                if to_sigma is not None:
+                    assert (to_sigma == recon.numel() // to_sigma.numel()).all()

@@ -104,9 +104,10 @@ def test_refusal_leaves_the_generator_where_it_was(api, case, source):
 @pytest.mark.gpu
 def test_generator_of_another_device(api, sampler):
     for generator, device in ((torch.Generator("cuda"), "cpu"), (torch.Generator(), "cuda")):
-        operands = {name: t.to(device) for name, t in good().items()}
-        with pytest.raises(ValueError, match="generator must be on the device of mu"):
-            getattr(api, sampler)(**operands, generator=generator)
+        for operands in (good(), {name: t[:0] for name, t in good().items()}):
+            moved = {name: t.to(device) for name, t in operands.items()}
+            with pytest.raises(ValueError, match="generator must be on the device of mu"):
+                getattr(api, sampler)(**moved, generator=generator)
 
 
 NORMAL = [

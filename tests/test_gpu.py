@@ -82,10 +82,8 @@ def test_the_objective_is_four_launches():
         torch.autograd.grad((loss, z), (recon, mu, logvar), (one, slope))
 
     names = launches(step)
-    ours = [name for name in names if "vae_fused" in name]
-    # The gradient of a given KL is a launch of its own, because nothing knows it before the backward.
-    assert len(ours) <= 5, names
-    assert not any("memset" in name.lower() or "memcpy" in name.lower() for name in names), names
+    assert len(names) == 4, names
+    assert all("vae_fused" in name for name in names), names
 
 
 def test_several_streams_at_once():

@@ -162,10 +162,11 @@ def test_only_the_latents_below_the_operator(device):
     # The operator itself, without autograd.
     x, target, mu, logvar = (t.detach() for t in operands_of(device))
     expected = ops.elbo_loss_with_gradients.default(
-        (True, True, False, False), x, target, mu, logvar, None, 0.5, None, "mse", "sum"
+        (True, True, False, False, False), x, target, mu, logvar, None, 0.5, None, "mse", "sum"
     )
     recon = x.clone()
-    results = ops.elbo_loss_.default((True, False, False), recon, target, mu, logvar, None, 0.5, None, "mse", "sum")
+    mask = (True, False, False, False)
+    results = ops.elbo_loss_.default(mask, recon, target, mu, logvar, None, 0.5, None, "mse", "sum")
     assert recon._version == 1
     assert torch.equal(recon, expected[3])
     assert torch.equal(results[3], expected[4])
@@ -182,3 +183,12 @@ def test_checkpointing_the_decoder_and_the_loss(device):
 
     loss = checkpoint(step, x, mu, logvar, use_reentrant=False)
     assert all(torch.equal(a, b) for a, b in zip(gradients_of((x, mu, logvar), loss), expected, strict=True))
+
+
+def test_checkpointing_the_loss_alone(device):
+    # It saves nothing, so nothing is computed again.
+    x, target, mu, logvar = operands_of(device)
+    kl = vf.kl_divergence(mu, logvar, reduction="sample").detach().requires_grad_()
+    expected = gradients_of((x, kl), vf.elbo_loss(x, target, kl=kl))
+    loss = checkpoint(lambda recon: vf.elbo_loss(recon, target, kl=kl, inplace=True), produced(x), use_reentrant=False)
+    assert all(torch.equal(a, b) for a, b in zip(gradients_of((x, kl), loss), expected, strict=True))

@@ -75,7 +75,7 @@ def test_arguments(device, api):
     api.elbo_loss(produced(x), target, mu, logvar, reduction="sample", inplace=False)
     with pytest.raises(ValueError, match=message):
         ops.elbo_loss_.default(
-            (True, True, False), x.detach(), target, mu.detach(), logvar.detach(), None, 1.0, None, "mse", "sample"
+            (False,) * 4, x.detach(), target, mu.detach(), logvar.detach(), None, 1.0, None, "mse", "sample"
         )
 
 
@@ -152,11 +152,12 @@ def test_checkpointing_the_loss_alone(device):
     # Recomputed for the sake of what it saved, the loss would read its own gradient as the reconstruction.
     x, target, mu, logvar = operands_of(device)
     kl = vf.reparameterize_with_kl(mu, logvar, key=key_of(1, 2, device))[1]
+    beta = torch.tensor(0.5, device=device)  # is saved
     for by_argument in (True, False):  # of the first autograd itself knows, of the second the objective
         recon = produced(x)
 
         def loss_of(given, recon=None if by_argument else recon):
-            return vf.elbo_loss(given if recon is None else recon, target, kl=kl, inplace=True)
+            return vf.elbo_loss(given if recon is None else recon, target, kl=kl, beta=beta, inplace=True)
 
         loss = checkpoint(loss_of, recon if by_argument else kl, use_reentrant=False)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):

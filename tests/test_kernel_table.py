@@ -35,7 +35,7 @@ spin: BRA {spin}
 """
 
 
-def sass(code: str = CODE, symbol: str = "kernel") -> str:
+def sass(code: str = CODE, symbol: str = "kernel", architecture: str = "sm_90") -> str:
     """As cuobjdump prints it."""
     lines = [re.fullmatch(r"(?:(\w+): )?(.*)", line) for line in code.splitlines()]
     labels = {match[1]: hex(16 * index) for index, match in enumerate(lines) if match and match[1]}
@@ -45,7 +45,8 @@ def sass(code: str = CODE, symbol: str = "kernel") -> str:
         for index, match in enumerate(lines)
         if match
     ]
-    return "\n".join(["\tcode for sm_90", f"\t\tFunction : {symbol}", '\t.headerflags\t@"EF_CUDA_SM90"', *body])
+    header = [f"\tcode for {architecture}", f"\t\tFunction : {symbol}", '\t.headerflags\t@"EF_CUDA_SM90"']
+    return "\n".join([*header, *body])
 
 
 def usage(registers: int = 40, stack: int = 0, symbol: str = "kernel") -> str:
@@ -84,6 +85,18 @@ def test_kernels_and_their_resources() -> None:
     assert (one.symbol, one.registers, one.stack, one.shared) == ("one", 72, 0, 65)
     assert len(one.instructions) == len(CODE.splitlines())
     assert (two.registers, two.stack, two.local_accesses) == (255, 16, 2)
+
+
+def test_architectures_are_told_apart() -> None:
+    code = sass(architecture="sm_80") + "\n" + sass("STL [R1], R2\nEXIT\n", architecture="sm_120")
+    resources = "".join(f"arch = {name}\n{usage(registers)}" for name, registers in (("sm_120", 40), ("sm_80", 72)))
+    of_80, of_120 = parse_kernels(code, resources)
+    assert (of_80.architecture, of_80.registers, of_80.local_accesses) == ("sm_80", 72, 0)
+    assert (of_120.architecture, of_120.registers, of_120.local_accesses) == ("sm_120", 40, 1)
+    # The main loop is that of the table's architecture; what is kept in memory counts everywhere.
+    assert describe(of_80, SAMPLE).per_element is None
+    assert describe(of_80, SAMPLE).complaints == []
+    assert describe(of_120, SAMPLE).complaints == ["spills"]
 
 
 def test_shortest_rounds() -> None:

@@ -48,7 +48,7 @@ def test_operators(device, dtype, reduction):
     constants = [t.detach() for t in leaves.values()]
     if reduction != "sample":
         opcheck(ops.linear_reconstruction_with_gradients.default, (*constants, *settings, [True] * 3))
-    opcheck(ops.scale_gradient_.default, (constants[0], incoming.detach().sum()))
+    opcheck(ops.scale_gradients_.default, (constants[:2], incoming.detach().sum()))
 
 
 @needs_extension

@@ -156,7 +156,7 @@ def test_elbo_loss(device, dtype, layout, reduction, given_kl, tensor_beta):
 @pytest.mark.parametrize("given_kl", [False, True])
 def test_elbo_loss_with_gradients(device, dtype, layout, given_kl):
     operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
-    mask = [True, not given_kl, not given_kl, False]
+    mask = [True, not given_kl, not given_kl, given_kl, False]
     opcheck(
         ops.elbo_loss_with_gradients.default, (mask, *operands, 0.5, None, "mse", "mean" if not given_kl else "sum")
     )
@@ -174,13 +174,13 @@ def test_elbo_loss_backward(device, dtype, layout, reduction, given_kl):
 
 
 @operands_like
-def test_elbo_loss_backward_in_place(device, dtype, layout):
-    recon, target, mu, logvar, _ = (
-        t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl=False)
-    )
-    buffers = [torch.empty_like(t).zero_() for t in (recon, mu, logvar)]
+@pytest.mark.parametrize("given_kl", [False, True])
+def test_elbo_loss_backward_in_place(device, dtype, layout, given_kl):
+    operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
+    recon, _, *latent = operands
+    buffers = [t if t is None else torch.empty_like(t).zero_() for t in (recon, *latent)]
     grad = torch.tensor(2.0, dtype=wide(dtype), device=device)
-    arguments = (grad, *buffers, None, recon, target, mu, logvar, None, 0.5, None, "mse", "batchmean")
+    arguments = (grad, *buffers, None, *operands, 0.5, None, "mse", "batchmean")
     opcheck(ops.elbo_loss_backward_.default, arguments)
 
 
@@ -189,7 +189,7 @@ def test_elbo_loss_backward_in_place(device, dtype, layout):
 def test_elbo_loss_in_place(device, dtype, layout, given_kl):
     recon, *operands = [t if t is None else t.detach() for t in objective(layout, dtype, device, given_kl)]
     recon = torch.empty_like(recon).copy_(recon)  # an expanded one cannot be overwritten
-    mask = [not given_kl, not given_kl, False]
+    mask = [not given_kl, not given_kl, given_kl, False]
     opcheck(ops.elbo_loss_.default, (mask, recon, *operands, 0.5, None, "mse", "sum" if given_kl else "mean"))
 
 
@@ -218,7 +218,7 @@ def test_every_operator_is_checked():
         "linear_reconstruction",
         "linear_reconstruction_with_gradients",
         "linear_reconstruction_backward",
-        "scale_gradient_",
+        "scale_gradients_",
     }
 
 

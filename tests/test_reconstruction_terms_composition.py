@@ -67,11 +67,11 @@ def test_opcheck(device, term, dtype, layout, reduction):
         return
     detached = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
     settings = {name: value.detach() if isinstance(value, Tensor) else value for name, value in settings.items()}
-    opcheck(ops.elbo_loss_with_gradients.default, ([True, True, True, learned], *detached), settings)
+    opcheck(ops.elbo_loss_with_gradients.default, ([True, True, True, False, learned], *detached), settings)
     own = torch.empty_like(detached[0]).copy_(detached[0])
-    opcheck(ops.elbo_loss_.default, ([True, True, learned], own, *detached[1:]), settings)
-    buffers = [torch.zeros_like(t) for t in (detached[0], *detached[2:4])]
-    buffers.append(torch.zeros_like(settings["log_sigma"]) if term.sigma == "element" else None)
+    opcheck(ops.elbo_loss_.default, ([True, True, False, learned], own, *detached[1:]), settings)
+    buffers = [t if t is None else torch.zeros_like(t) for t in (detached[0], *detached[2:5])]
+    buffers.append(torch.zeros_like(settings["log_sigma"]) if learned else None)
     opcheck(ops.elbo_loss_backward_.default, (torch.tensor(2.0, device=device), *buffers, *detached), settings)
 
 

@@ -94,6 +94,42 @@ def test_log_sigma(device, api, dtype, recon_loss, sigma):
 
 @APIS
 @on_dtypes
+@pytest.mark.parametrize("recon_loss", ["gaussian_nll", "laplace_nll"])
+@pytest.mark.parametrize("sigma", ["number", "scalar", "element"])
+@pytest.mark.parametrize("reduction", ["sample", "sum"])
+def test_no_difference_is_no_error_however_small_sigma_is(device, api, dtype, recon_loss, sigma, reduction):
+    for log_sigma in (-50.0, -89.0, -300.0):
+        recon = column([0.0, 0.5, 1e3], dtype, device)
+        target = recon.detach().clone().requires_grad_()
+        shape = {"number": None, "scalar": (), "element": recon.shape}[sigma]
+        given = log_sigma if shape is None else torch.full(shape, log_sigma, dtype=dtype, device=device)
+        leaves = [recon, target] if shape is None else [recon, target, given.requires_grad_()]
+        kl = torch.zeros(3, device=device)
+        loss = api.elbo_loss(recon, target, kl=kl, reduction=reduction, recon_loss=recon_loss, log_sigma=given)
+        assert torch.equal(loss.double(), torch.full_like(loss, log_sigma if reduction == "sample" else 3 * log_sigma))
+        to_recon, to_target, *to_sigma = torch.autograd.grad(loss.sum(), leaves)
+        assert (to_recon == 0).all()
+        assert (to_target == 0).all()
+        for slope in to_sigma:
+            assert torch.equal(slope, torch.full_like(slope, 3.0 / slope.numel()))
+
+
+@APIS
+@pytest.mark.parametrize("recon_loss", ["gaussian_nll", "laplace_nll"])
+@pytest.mark.parametrize("log_sigma", [-2.0, -89.0])
+def test_second_derivative_where_there_is_no_difference(device, api, recon_loss, log_sigma):
+    recon, target = column([0.5], torch.float32, device), column([0.5], torch.float32, device, False)
+    given = torch.full((1, 1), log_sigma, device=device, requires_grad=True)
+    loss = api.elbo_loss(recon, target, kl=torch.zeros(1, device=device), recon_loss=recon_loss, log_sigma=given)
+    (slope,) = torch.autograd.grad(loss, recon, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), recon, allow_unused=True, materialize_grads=True)
+    assert slope.item() == 0
+    exact = torch.full_like(curvature, -2.0 * log_sigma).exp() if recon_loss == "gaussian_nll" else torch.zeros(1, 1)
+    torch.testing.assert_close(curvature, exact.to(device))
+
+
+@APIS
+@on_dtypes
 def test_probabilities_of_0_and_1(device, api, dtype):
     smallest = torch.finfo(dtype).tiny
     probabilities = [0.0, smallest, 1e-6, 0.02, 0.5, 1.0 - torch.finfo(dtype).eps, 1.0]

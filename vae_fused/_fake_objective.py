@@ -69,15 +69,15 @@ def _elbo_loss_with_gradients(
     output_mask: Sequence[bool], recon: Tensor, *objective: Any, **term: Any
 ) -> tuple[Tensor | None, ...]:
     terms = _elbo_loss(recon, *objective, **term)
-    _, mu, logvar, *_ = objective
-    return (*terms, *_gradients(output_mask, (recon, mu, logvar), recon, term.get("log_sigma")))
+    _, *latents = objective[:4]
+    return (*terms, *_gradients(output_mask, (recon, *latents), recon, term.get("log_sigma")))
 
 
 def _elbo_loss_(output_mask: Sequence[bool], recon: Tensor, *objective: Any, **term: Any) -> tuple[Tensor | None, ...]:
     terms = _elbo_loss(recon, *objective, **term)
-    _, mu, logvar, *_, reduction = objective
-    arguments.check_inplace(True, reduction)
-    return (*terms, *_gradients(output_mask, (mu, logvar), recon, term.get("log_sigma")))
+    _, *latents = objective[:4]
+    arguments.check_inplace(True, objective[-1])
+    return (*terms, *_gradients(output_mask, latents, recon, term.get("log_sigma")))
 
 
 def _elbo_loss_backward(

@@ -43,7 +43,7 @@ def _linear_reconstruction_backward(grad_loss: Tensor, *layer_and_mask: Any) -> 
     return _gradients(output_mask, layer[:4], None)
 
 
-def _scale_gradient_(gradient: Tensor, factor: Tensor) -> None:
+def _scale_gradients_(gradients: Sequence[Tensor], factor: Tensor) -> None:
     return None
 
 
@@ -51,5 +51,5 @@ OUTPUT_LAYER_FAKES: dict[str, Callable[..., Any]] = {
     "linear_reconstruction": _linear_reconstruction,
     "linear_reconstruction_with_gradients": _linear_reconstruction_with_gradients,
     "linear_reconstruction_backward": _linear_reconstruction_backward,
-    "scale_gradient_": _scale_gradient_,
+    "scale_gradients_": _scale_gradients_,
 }

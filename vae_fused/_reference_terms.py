@@ -62,7 +62,10 @@ def reconstruction_elements(
     else:
         assert log_sigma is not None  # established by check_log_sigma
         log_sigma = log_sigma.to(dtype) if isinstance(log_sigma, Tensor) else recon.new_tensor(log_sigma)
-        score = difference * torch.exp(-log_sigma)
+        # No difference is no error, however small sigma is: 0 times an infinite 1 / sigma would be NaN.
+        largest = math.floor(math.log(torch.finfo(dtype).max))
+        lost = (difference == 0) & (-log_sigma > largest)
+        score = difference * torch.exp(torch.where(lost, largest, -log_sigma))
         elements = (0.5 * score.square() if recon_loss == "gaussian_nll" else score.abs()) + log_sigma
         if full:
             elements = elements + _CONSTANTS[recon_loss]

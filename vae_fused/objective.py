@@ -248,7 +248,7 @@ def elbo_loss(
         sigma = resolved_log_sigma(log_sigma, log_sigma_floor, squared_error, recon, weight)
         settings["log_sigma" if isinstance(sigma, Tensor) else "log_sigma_value"] = sigma
     if inplace and may_overwrite(recon, target):
-        terms = ops.elbo_loss_.default((False, False, False), *operands, **settings)[:3]
+        terms = ops.elbo_loss_.default((False,) * 4, *operands, **settings)[:3]
     else:
         terms = ops.elbo_loss.default(*operands, **settings)
     return ELBOTerms(*terms) if return_terms else terms[0]

@@ -81,7 +81,7 @@ FLOAT, HALF, ANY = "float", "(__half|__nv_bfloat16)", "AnyStorage"
 ONE, MANY, WITH_KL = draw(0), draw(1), draw(2)
 SAMPLE, SAMPLE_BACKWARD = "reparameterize_kernel", "reparameterize_backward_kernel"
 KL, LOSS, NOISE = "kl_divergence_kernel", "elbo_loss_kernel", "standard_normal_kernel"
-TERM = "elbo_loss_term_kernel"
+TERM, SCALE = "elbo_loss_term_kernel", "scale_gradients_kernel"
 
 # Kernels for rows also clamp logvar, where it is one half of packed moments. The KL kernels load the elementwise
 # gradient, float32 and so two operands to a half type, under a guard.
@@ -116,6 +116,7 @@ VECTOR_BOUNDS = [
     Bound(TERM, "BCE<float>", 2, 2, 1, 80, 83, marker="I2FP", unrolled=(1,)),
     Bound(TERM, "(BCEWithLogits|GaussianNLL|LaplaceNLL)<float>", 2, 2, 1, 39, 41, marker="I2FP", unrolled=(1,)),
     Bound(TERM, r"[^,]*", 3, 2, 1, 24, 27, marker="I2FP", unrolled=(1,)),
+    Bound(SCALE, ANY, 3, 1, 1, 7, 7, unrolled=(1,)),
     Bound(NOISE, HALF, 3, 0, 1, 26, 26),
     Bound(NOISE, FLOAT, 3, 0, 1, 26, 26),
 ]

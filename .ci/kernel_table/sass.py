@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+CODE_FOR = re.compile(r"^\s*(?:code for|arch =) (?P<architecture>sm_\w+)\s*$")
 FUNCTION = re.compile(r"^\s*Function : (?P<name>\S+)")
 INSTRUCTION = re.compile(r"^\s*/\*(?P<address>[0-9a-f]+)\*/\s+(?P<text>[^;]+?)\s*;")
 RESOURCES_OF = re.compile(r"^\s*Function (?P<name>\S+):\s*$")
@@ -53,6 +54,7 @@ class Kernel:
     """One kernel: its name as the linker sees it, its resources in bytes and registers a thread, its instructions."""
 
     symbol: str
+    architecture: str = ""
     registers: int = -1
     stack: int = -1
     local: int = -1
@@ -75,26 +77,33 @@ def parse_instruction(line: str) -> Instruction | None:
 
 def parse_kernels(sass: str, resources: str) -> list[Kernel]:
     """From the outputs of ``cuobjdump --dump-sass`` and ``--dump-resource-usage``."""
-    kernels: dict[str, Kernel] = {}
+    kernels: dict[tuple[str, str], Kernel] = {}
     current: list[Instruction] = []
+    architecture = ""
     for line in sass.splitlines():
-        if match := FUNCTION.match(line):
-            current = kernels.setdefault(match["name"], Kernel(match["name"])).instructions
+        if match := CODE_FOR.match(line):
+            architecture = match["architecture"]
+        elif match := FUNCTION.match(line):
+            kernel = Kernel(match["name"], architecture)
+            current = kernels.setdefault((architecture, kernel.symbol), kernel).instructions
         elif instruction := parse_instruction(line):
             current.append(instruction)
+    # Of a cubin the resources do not say the architecture, which is then the only one.
     name = ""
     for line in resources.splitlines():
-        if match := RESOURCES_OF.match(line):
+        if match := CODE_FOR.match(line):
+            architecture = match["architecture"]
+        elif match := RESOURCES_OF.match(line):
             name = match["name"]
-        elif (match := RESOURCES.search(line)) and name in kernels:
-            kernel = kernels[name]
+        elif (match := RESOURCES.search(line)) and (architecture, name) in kernels:
+            kernel = kernels[architecture, name]
             kernel.registers, kernel.stack = int(match["registers"]), int(match["stack"])
             kernel.shared, kernel.local = int(match["shared"]), int(match["local"])
     return list(kernels.values())
 
 
 def read_kernels(extension: Path) -> list[Kernel]:
-    """Every kernel of a library, object file or cubin for one architecture."""
+    """Every kernel of a library, object file or cubin, once for each of its architectures."""
 
     def dumped(what: str) -> str:
         return subprocess.run(["cuobjdump", what, str(extension)], capture_output=True, text=True, check=True).stdout

@@ -14,6 +14,7 @@ REGISTERS, REGISTER_UNIT, WARPS = 65536, 256, 64
 SHARED, SHARED_OF_SYSTEM = 228 << 10, 1 << 10
 WARPS_OF_BLOCK = THREADS // WARP
 
+ARCHITECTURE = "sm_90"  # of the table
 HEADINGS = f"{'registers':>9} {'spills':>6} {'stack':>5} {'shared':>6} {'blocks':>6} {'occupancy':>9}"
 HEADINGS += f" {'accesses a round':>17} {'per element':>13}  kernel"
 
@@ -89,6 +90,7 @@ def measure(row: Row, name: Name, bound: Bound) -> None:
 
 
 def describe(kernel: Kernel, readable: str) -> Row:
+    """The row of a kernel. The bounds of its main loop and its blocks are those of the table's architecture."""
     row = Row(readable, kernel)
     name = Name.parse(readable)
     if kernel.registers < 0 or not kernel.instructions:
@@ -102,8 +104,8 @@ def describe(kernel: Kernel, readable: str) -> Row:
     if name is None or (name.vectors and bound is None):
         row.complaints.append("no bound: add one to bounds.py")
     blocks = bound.blocks if bound is not None else GENERIC_BLOCKS
-    if row.blocks < blocks:
+    if row.blocks < blocks and kernel.architecture == ARCHITECTURE:
         row.complaints.append(f"fewer than {blocks} blocks at once")
-    if name is not None and bound is not None:
+    if name is not None and bound is not None and kernel.architecture == ARCHITECTURE:
         measure(row, name, bound)
     return row

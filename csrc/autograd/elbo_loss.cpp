@@ -12,17 +12,26 @@
 namespace vae_fused {
 namespace {
 
+// Those that the forward can compute: of recon, mu, logvar, kl and log_sigma.
+std::array<bool, 5> wanted_gradients(const ObjectiveArguments& a) {
+  const auto wanted = [](const OptionalTensor& input) { return present(input) && input->requires_grad(); };
+  return {a.recon.requires_grad(), wanted(a.mu), wanted(a.logvar), wanted(a.kl), wanted(a.term.log_sigma)};
+}
+
 // A gradient buffer can be handed over only once and is corrected in place, which a traced graph cannot express; there,
 // and where each item has its own incoming gradient, forward and backward are two passes.
 bool gradients_in_forward(const ObjectiveArguments& a) {
   if (a.reduction == "sample" || c10::impl::dispatch_mode_enabled()) return false;
-  const auto wanted = [](const OptionalTensor& input) { return present(input) && input->requires_grad(); };
-  if (!a.recon.requires_grad() && !wanted(a.mu) && !wanted(a.logvar) && !wanted(a.term.log_sigma)) return false;
+  const auto mask = wanted_gradients(a);
+  if (std::none_of(mask.begin(), mask.end(), [](bool wanted) { return wanted; })) return false;
   return !at::isTensorSubclassLike(a.recon) && !at::isTensorSubclassLike(a.target);
 }
 
-// The inputs of the Function in their order, which is that in which they are saved; a weight, which is none, is last.
-enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor, kLogSigma, kWeight };
+// The inputs are saved in their order; a weight, which is none, follows.
+constexpr size_t kWeight = kLogSigma + 1;
+
+// Whose gradients the backward operator gives, in its order.
+constexpr std::array<Input, 6> kComputed = {kRecon, kTarget, kMu, kLogvar, kKL, kLogSigma};
 
 struct ElboLoss : torch::autograd::Function<ElboLoss> {
   // Compiled autograd may trace the backward: it calls operators only.
@@ -35,16 +44,12 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
     {
       BelowAutograd guard;
       if (gradients_in_forward(arguments)) {
-        const auto wanted = [](const OptionalTensor& input) { return present(input) && input->requires_grad(); };
-        Tensor grad_recon, grad_mu, grad_logvar, grad_log_sigma;
-        std::tie(loss, terms->reconstruction, terms->kl, grad_recon, grad_mu, grad_logvar, grad_log_sigma) =
-            ops::elbo_loss_with_gradients({recon.requires_grad(), wanted(mu), wanted(logvar), wanted(log_sigma)},
-                                          arguments);
-        // One entry each: compiled autograd lifts single tensors out of saved_data, but not lists of them.
-        ctx->saved_data["grad_recon"] = grad_recon;
-        ctx->saved_data["grad_mu"] = grad_mu;
-        ctx->saved_data["grad_logvar"] = grad_logvar;
-        if (grad_log_sigma.defined()) ctx->saved_data["grad_log_sigma"] = grad_log_sigma;
+        std::array<Tensor, 5> gradients;
+        std::tie(loss, terms->reconstruction, terms->kl, gradients[0], gradients[1], gradients[2], gradients[3],
+                 gradients[4]) = ops::elbo_loss_with_gradients(wanted_gradients(arguments), arguments);
+        for (size_t i = 0; i < gradients.size(); ++i) {
+          if (gradients[i].defined()) ctx->saved_data[kBuffers[i].name] = gradients[i];
+        }
       } else {
         std::tie(loss, terms->reconstruction, terms->kl) = ops::elbo_loss(arguments);
       }
@@ -76,45 +81,41 @@ struct ElboLoss : torch::autograd::Function<ElboLoss> {
                                        settings.target_scale,
                                        settings.target_shift,
                                        settings.term(or_none(saved[kWeight]), or_none(saved[kLogSigma]))};
-    // The gradients that the backward operator gives, in its order.
-    constexpr std::array<Input, 6> kComputed = {kRecon, kTarget, kMu, kLogvar, kKL, kLogSigma};
-    std::array<bool, 6> missing;
-    for (size_t i = 0; i < missing.size(); ++i) missing[i] = needs_gradient(ctx, saved, kComputed[i]);
+    std::array<bool, kLogSigma + 1> missing{};
+    for (const Input input : kComputed) missing[input] = needs_gradient(ctx, saved, input);
 
     // A batch of incoming gradients (is_grads_batched) does not fit into one buffer.
-    if (ctx->saved_data.count("grad_recon") != 0 && !at::GradMode::is_enabled() &&
-        !at::isTensorSubclassLike(grad_loss)) {
+    if (!at::GradMode::is_enabled() && !at::isTensorSubclassLike(grad_loss)) {
       // Given away once: a second backward computes them again, because the first owner may have added into them.
-      const auto take = [&](const char* name) {
-        const Tensor gradient = ctx->saved_data[name].toTensor();
-        ctx->saved_data.erase(name);
-        return gradient;
-      };
-      const std::array<Tensor, 3> gradients = {take("grad_recon"), take("grad_mu"), take("grad_logvar")};
-      const Tensor to_log_sigma = ctx->saved_data.count("grad_log_sigma") != 0 ? take("grad_log_sigma") : Tensor();
-      const bool of_elements = to_log_sigma.defined() && saved[kLogSigma].numel() != 1 &&
-                               saved[kLogSigma].sym_sizes() == saved[kRecon].sym_sizes();
-      ops::elbo_loss_backward_(grad_loss, or_none(gradients[0]), or_none(gradients[1]), or_none(gradients[2]),
-                               of_elements ? OptionalTensor(to_log_sigma) : std::nullopt, arguments);
-      const auto hand_over = [&](size_t index, const Tensor& gradient) {
-        if (missing[index] && gradient.defined()) {
-          result[kComputed[index]] = gradient;
-          missing[index] = false;
-        }
-      };
-      hand_over(0, gradients[0]);
-      hand_over(2, gradients[1]);
-      hand_over(3, gradients[2]);
-      hand_over(5, of_elements || !to_log_sigma.defined()
-                       ? to_log_sigma
-                       : scaled_log_sigma_gradient(to_log_sigma, grad_loss, saved[kLogSigma]));
+      std::array<OptionalTensor, kBuffers.size()> gradients;
+      bool any = false;
+      for (size_t i = 0; i < kBuffers.size(); ++i) {
+        const auto found = ctx->saved_data.find(kBuffers[i].name);
+        if (!missing[kBuffers[i].of] || found == ctx->saved_data.end()) continue;
+        gradients[i] = found->second.toTensor();
+        ctx->saved_data.erase(found);
+        any = true;
+      }
+      if (any) {
+        ops::elbo_loss_backward_(grad_loss, gradients[0], gradients[1], gradients[2], gradients[3], gradients[4],
+                                 arguments);
+      }
+      for (size_t i = 0; i < kBuffers.size(); ++i) {
+        if (!gradients[i]) continue;
+        const Input of = kBuffers[i].of;
+        // That of a shared log_sigma is wide.
+        result[of] = of == kLogSigma ? gradients[i]->to(saved[of].scalar_type()) : *gradients[i];
+        missing[of] = false;
+      }
     }
     if (std::any_of(missing.begin(), missing.end(), [](bool wanted) { return wanted; })) {
-      auto [to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma] =
-          ops::elbo_loss_backward(grad_loss, missing, arguments);
+      auto [to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma] = ops::elbo_loss_backward(
+          grad_loss,
+          {missing[kRecon], missing[kTarget], missing[kMu], missing[kLogvar], missing[kKL], missing[kLogSigma]},
+          arguments);
       const std::array<Tensor, 6> computed = {to_recon, to_target, to_mu, to_logvar, to_kl, to_log_sigma};
-      for (size_t i = 0; i < missing.size(); ++i) {
-        if (missing[i]) result[kComputed[i]] = computed[i];
+      for (size_t i = 0; i < computed.size(); ++i) {
+        if (missing[kComputed[i]]) result[kComputed[i]] = computed[i];
       }
     }
     if (needs_gradient(ctx, saved, kBetaTensor)) {

@@ -1,6 +1,8 @@
 // What the two Functions of the objective share.
 #pragma once
 
+#include <array>
+
 #include "autograd/common.h"
 
 namespace vae_fused {
@@ -9,6 +11,21 @@ namespace vae_fused {
 struct DetachedTerms {
   Tensor reconstruction, kl;
 };
+
+// The tensors that both Functions take first, in their order.
+enum Input { kRecon, kTarget, kMu, kLogvar, kKL, kBetaTensor, kLogSigma };
+
+// The gradients that the forward computes, in the order of its results: as what they wait for the backward, one entry
+// each, because compiled autograd lifts single tensors out of saved_data, but not lists of them; and whose they are.
+struct Buffer {
+  const char* name;
+  Input of;
+};
+inline constexpr std::array<Buffer, 5> kBuffers = {{{"grad_recon", kRecon},
+                                                    {"grad_mu", kMu},
+                                                    {"grad_logvar", kLogvar},
+                                                    {"grad_kl", kKL},
+                                                    {"grad_log_sigma", kLogSigma}}};
 
 // Whether autograd has to record an operator of the objective; grad_loss is that of its backward.
 inline bool records_graph(const ObjectiveArguments& a, const Tensor& grad_loss = {}) {
@@ -60,11 +77,6 @@ struct SavedSettings {
     return {weight, log_sigma, log_sigma_value, recon_weight, full, smooth_l1_beta};
   }
 };
-
-// The gradient of a shared log_sigma for an incoming gradient of 1, which is wide, made that of grad_loss and rounded.
-inline Tensor scaled_log_sigma_gradient(const Tensor& gradient, const Tensor& grad_loss, const Tensor& log_sigma) {
-  return (gradient * grad_loss).to(log_sigma.scalar_type());
-}
 
 // The loss is linear in beta with the KL term as its slope.
 inline Tensor gradient_of_beta(const Tensor& grad_loss, const OptionalTensor& mu, const OptionalTensor& logvar,

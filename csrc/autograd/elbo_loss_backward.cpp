@@ -42,7 +42,11 @@ Derivatives derivatives(ReconLoss loss, const Tensor& recon, const Tensor& targe
               at::log1p(-recon).clamp_min(-100.0) - at::log(recon).clamp_min(-100.0), Tensor()};
     default: break;
   }
-  const Tensor difference = recon - target, inverse_sigma = at::exp(-log_sigma);
+  const Tensor difference = recon - target;
+  // No difference is no error, however small sigma is: 0 times an infinite 1 / sigma would be NaN.
+  const double largest = difference.scalar_type() == at::kDouble ? 709.0 : 88.0;
+  const Tensor lost = (difference == 0.0).logical_and(-log_sigma > largest);
+  const Tensor inverse_sigma = at::exp((-log_sigma).masked_fill(lost, largest));
   const bool gaussian = loss == ReconLoss::kGaussianNLL;
   const Tensor direction = gaussian ? difference * inverse_sigma : at::sign(difference);
   const Tensor slope = direction * inverse_sigma;

@@ -110,6 +110,7 @@ struct LinearReconstruction : torch::autograd::Function<LinearReconstruction> {
   // graph, or a batch of incoming gradients (is_grads_batched), multiplies into new tensors instead.
   static void hand_over(AutogradContext* ctx, const Tensor& grad_loss, const variable_list& saved,
                         std::array<bool, kInputs>& missing, variable_list& result) {
+    std::vector<Tensor> given_away;
     for (size_t i = 0; i < kBuffers.size(); ++i) {
       const auto kept = ctx->saved_data.find(kBuffers[i]);
       if (!missing[i] || kept == ctx->saved_data.end()) continue;
@@ -121,9 +122,14 @@ struct LinearReconstruction : torch::autograd::Function<LinearReconstruction> {
         result[i] = (gradient * grad_loss.to(gradient.scalar_type())).to(saved[i].scalar_type());
       } else {
         ctx->saved_data.erase(kept);
-        ops::scale_gradient_(gradient, grad_loss);
-        result[i] = gradient.to(saved[i].scalar_type());
+        given_away.push_back(gradient);
+        result[i] = gradient;
       }
+    }
+    if (given_away.empty()) return;
+    ops::scale_gradients_(given_away, grad_loss);
+    for (size_t i = 0; i < kBuffers.size(); ++i) {
+      if (result[i].defined()) result[i] = result[i].to(saved[i].scalar_type());
     }
   }
 };
@@ -151,7 +157,7 @@ TORCH_LIBRARY_IMPL(vae_fused, Autograd, m) {
   m.impl("linear_reconstruction_backward", unpacked<&linear_reconstruction_backward_autograd>);
   // Not for differentiation: the first is called inside the Function, the second on its buffers. They refuse loudly.
   m.impl("linear_reconstruction_with_gradients", torch::autograd::autogradNotImplementedFallback());
-  m.impl("scale_gradient_", torch::autograd::autogradNotImplementedFallback());
+  m.impl("scale_gradients_", torch::autograd::autogradNotImplementedFallback());
 }
 
 TORCH_LIBRARY_IMPL(vae_fused, AutocastCPU, m) {

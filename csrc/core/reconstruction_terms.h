@@ -89,6 +89,13 @@ struct BCE {
   }
 };
 
+// 1 / sigma, the factor of the difference; for no difference 1, because 1 / sigma may be infinite and 0 / sigma is 0.
+template <class T>
+VAE_FUSED_HOST_DEVICE T inverse_sigma_for(T difference, T log_sigma) {
+  const T zero(0.0f), one(1.0f);
+  return select_less(zero, absolute(difference), exponential_of(zero - log_sigma), one);
+}
+
 // d^2 / (2 sigma^2) + log sigma + constant. d / sigma is formed before it is squared, so that e^{2 log_sigma} need not
 // be within the range of T.
 template <class T>
@@ -98,8 +105,8 @@ struct GaussianNLL {
       : constant(static_cast<Scalar>(settings.constant)) {}
 
   VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T log_sigma) const {
-    const T inverse_sigma = exponential_of(T(0.0f) - log_sigma);
-    const T score = (recon - target) * inverse_sigma, square = score * score, slope = score * inverse_sigma;
+    const T difference = recon - target, inverse_sigma = inverse_sigma_for(difference, log_sigma);
+    const T score = difference * inverse_sigma, square = score * score, slope = score * inverse_sigma;
     return {product_and_sum(T(0.5f), square, log_sigma + constant), slope, T(0.0f) - slope, T(1.0f) - square};
   }
 
@@ -114,7 +121,7 @@ struct LaplaceNLL {
       : constant(static_cast<Scalar>(settings.constant)) {}
 
   VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T log_sigma) const {
-    const T inverse_sigma = exponential_of(T(0.0f) - log_sigma), difference = recon - target;
+    const T difference = recon - target, inverse_sigma = inverse_sigma_for(difference, log_sigma);
     const T score = absolute(difference) * inverse_sigma, slope = sign_of(difference) * inverse_sigma;
     return {score + (log_sigma + constant), slope, T(0.0f) - slope, T(1.0f) - score};
   }

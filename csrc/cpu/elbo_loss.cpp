@@ -24,6 +24,7 @@ struct ObjectiveOnCPU : OnCPU {
     terms.sum_reconstruction();
     terms.sum_latent();
     terms.run(true, objective.mu.defined());
+    fill_kl_gradient(objective, grads.kl, [](int64_t) { return 1.0; });
 
     const auto given_kl = [&](int64_t item) { return read_number(objective.kl, item * objective.kl.stride(0)); };
     const double beta = beta_of(objective);
@@ -58,12 +59,8 @@ struct ObjectiveOnCPU : OnCPU {
     if (one_log_sigma) terms.sum_reconstruction();
     terms.run(one_log_sigma || grads.recon.defined() || grads.target.defined() || grads.log_sigma.defined(),
               grads.mu.defined() || grads.logvar.defined());
-    if (grads.kl.defined()) {
-      const double scale = beta_of(objective) / objective.latent_divisor();
-      for (int64_t item = 0; item < objective.batch(); ++item) {
-        write_number(grads.kl, item * grads.kl.stride(0), incoming(item) * scale);
-      }
-    }
+    fill_kl_gradient(objective, grads.kl, incoming);
+    if (grads.shared_log_sigma.defined()) grads.shared_log_sigma.mul_(incoming(0));
     double gradient = 0.0;
     for (int64_t i = 0; one_log_sigma && i < objective.sums(); ++i) {
       gradient += incoming(i) * terms.log_sigma_gradient_of(i) / objective.data_divisor();
@@ -75,6 +72,17 @@ struct ObjectiveOnCPU : OnCPU {
     Tensor result = allocate(log_sigma.sizes(), accumulation_type({&log_sigma}));
     write_number(result, 0, gradient);
     return result;
+  }
+
+ private:
+  // incoming(item) is the gradient of the loss, or of the item's own.
+  template <class Incoming>
+  static void fill_kl_gradient(const Objective& objective, const Tensor& gradient, const Incoming& incoming) {
+    if (!gradient.defined()) return;
+    const double scale = beta_of(objective) / objective.latent_divisor();
+    for (int64_t item = 0; item < objective.batch(); ++item) {
+      write_number(gradient, item * gradient.stride(0), incoming(item) * scale);
+    }
   }
 };
 

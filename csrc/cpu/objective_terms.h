@@ -1,6 +1,8 @@
 // Both terms of the objective on the CPU, in one parallel region, and what their sums come to.
 #pragma once
 
+#include <cmath>
+
 #include "cpu/parallel.h"
 #include "cpu/scalar_access.h"
 #include "objective.h"
@@ -19,6 +21,10 @@ inline OneSigma one_sigma_of(const ReconstructionTerm& term) {
   return one_sigma(term.loss, log_sigma, term.constant);
 }
 
+// Beyond this, which leaves room for the incoming gradient, a weight is one of float64: infinite in float, it would
+// make NaN of an element without an error. Only a sigma below e^-34 gives such a weight.
+inline constexpr double kLargestFloatWeight = 1e30;
+
 inline ReconstructionTermParams reconstruction_params(const Objective& objective, const Gradients& grads,
                                                       const Weight& weight) {
   ReconstructionTermParams params{};
@@ -31,7 +37,7 @@ inline ReconstructionTermParams reconstruction_params(const Objective& objective
                             {objective.term.weight, &params.weight},
                             {objective.term.element_log_sigma, &params.log_sigma},
                             {grads.log_sigma, &params.grad_log_sigma}});
-  p.wide = objective.data_type() == at::kDouble;
+  p.wide = objective.data_type() == at::kDouble || std::abs(weight.scale) > kLargestFloatWeight;
   p.streamed = static_cast<int64_t>(objective.recon.nbytes()) > kStreamedBytes;
   p.numel = objective.recon.numel();
   p.item_numel = objective.numel_of_sum(objective.recon);

@@ -9,12 +9,6 @@
 namespace vae_fused {
 namespace {
 
-void check_generator(const std::optional<at::Generator>& generator) {
-  if (!generator.has_value() || !generator->defined()) return;
-  TORCH_CHECK_VALUE(generator->device().is_cpu(), "generator must be on the device of mu, cpu, got ",
-                    generator->device());
-}
-
 struct SamplingOnCPU : OnCPU {
   using Source = NoiseKey;
 
@@ -26,7 +20,6 @@ struct SamplingOnCPU : OnCPU {
 
   // One 64-bit draw is the seed; every sample of this call then comes from the key (seed, 0), on any number of threads.
   static std::pair<Tensor, NoiseKey> drawn(const std::optional<at::Generator>& generator, const Tensor&, int64_t) {
-    check_generator(generator);
     Tensor key = allocate({2}, at::kUInt64);
     auto* words = static_cast<uint64_t*>(key.mutable_data_ptr());
     auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());

@@ -58,11 +58,6 @@ HeldTicket next_ticket(const Tensor& on_device) {
 }
 
 KeySource reserve_noise(const std::optional<at::Generator>& generator, int64_t normals, int lanes, const Tensor& used) {
-  if (generator.has_value() && generator->defined()) {
-    const at::Device device = generator->device();  // "cuda" alone has no index
-    TORCH_CHECK_VALUE(device.type() == used.device().type() && (!device.has_index() || device == used.device()),
-                      "generator must be on the device of mu, ", used.device(), ", got ", device);
-  }
   auto* source = at::get_generator_or_default<at::CUDAGeneratorImpl>(
       generator, at::cuda::detail::getDefaultCUDAGenerator(used.device().index()));
   const uint64_t blocks = (static_cast<uint64_t>(normals) + lanes - 1) / lanes;

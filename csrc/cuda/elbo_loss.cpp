@@ -27,11 +27,14 @@ struct ObjectiveOnCUDA : OnCUDA {
     if (one_log_sigma) {
       return launch_with_sums(objective, params, p.with_latent, one_log_sigma).grad_one_log_sigma;
     }
-    if (p.with_data || p.with_latent || wanted(grads.kl)) launch(objective.term, params);
+    if (p.with_data || p.with_latent || wanted(grads.kl) || wanted(grads.shared_log_sigma)) {
+      launch(objective.term, params);
+    }
     return Tensor();
   }
 
   static Tensor of_one_log_sigma(const Tensor& log_sigma, const Tensor& of_sums) {
+    if (of_sums.dim() == 0) return of_sums.view(log_sigma.sizes());
     return at::sum(of_sums).to(accumulation_type({&log_sigma})).view(log_sigma.sizes());
   }
 };

@@ -42,9 +42,13 @@ struct ElboLossTermParams {
   TermSettings settings;
   Operand weight, log_sigma, grad_log_sigma;
   bool one_log_sigma;
-  Weight log_sigma_number;        // one number
-  double* grad_log_sigma_number;  // [items], where wanted: what every sum adds to the gradient of the one log sigma
-  double* slope_partials;         // [items, pieces]
+  Weight log_sigma_number;      // one number
+  void* grad_log_sigma_number;  // [items] float, or double where wide, if wanted: what every sum adds to the gradient
+                                // of the one log sigma
+  bool wide_grad_log_sigma;
+  double* slope_partials;             // [items, pieces]
+  Operand shared_log_sigma_gradient;  // [shared_log_sigmas], is multiplied by grad_loss
+  int64_t shared_log_sigmas;          // 0 where there is no such gradient
 };
 
 // Gives both terms one team where each has one piece an item.

@@ -71,7 +71,19 @@ __device__ __forceinline__ void write_results(const ElboLossTermParams& launch, 
   write_sum(p.reconstruction, p.wide_results, item, data);
   write_sum(p.kl, p.wide_results, item, latent);
   if (launch.grad_log_sigma_number == nullptr) return;
-  launch.grad_log_sigma_number[item] = weight_of(p.data.weight, item) * sums.slope;
+  write_sum(launch.grad_log_sigma_number, launch.wide_grad_log_sigma, item,
+            weight_of(p.data.weight, item) * sums.slope);
+}
+
+// What the forward summed over the elements that share a log sigma.
+__device__ __forceinline__ void scale_shared_log_sigma_gradient(const ElboLossTermParams& launch) {
+  const Operand& gradient = launch.shared_log_sigma_gradient;
+  const double incoming = weight_of(launch.p.grad_loss, 0);
+  for (int64_t i = blockIdx.x * int64_t{kBlock} + threadIdx.x; i < launch.shared_log_sigmas;
+       i += gridDim.x * int64_t{kBlock}) {
+    const int64_t at = i * gradient.strides[0];
+    write_number(gradient.data, gradient.type, at, incoming * read_number<double>(gradient.data, gradient.type, at));
+  }
 }
 
 template <class Access, class Term>
@@ -82,6 +94,7 @@ __global__ void __launch_bounds__(kBlock, 2) elbo_loss_term_kernel(const __grid_
   const bool sums = p.sums();
   const int64_t data_steps = p.data_steps(), steps = p.steps();
   if (p.grad_given_kl.data != nullptr) write_grad_given_kl(p);
+  if (launch.shared_log_sigmas > 0) scale_shared_log_sigma_gradient(launch);
   for (int64_t step = blockIdx.x; step < steps; step += gridDim.x) {
     const bool with_data = step < data_steps, with_latent = p.paired || !with_data;
     const Unit unit = unit_of(with_data ? p.data_work : p.latent_work, with_data ? step : step - data_steps);

@@ -12,9 +12,16 @@ struct KLDivergenceLaunch {
   Summation sum;
 };
 
+// Ampere's code for groups of eight takes a few registers more than Hopper's and Blackwell's.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kMoreRegisters = true;
+#else
+constexpr bool kMoreRegisters = false;
+#endif
+
 // Blocks that have to fit a multiprocessor together, which bounds the registers: as many as spill nothing.
 template <class Access, bool kPrior>
-constexpr int kBlocksWithKL = Access::kTransforms || (kPrior && Access::kGroup == 8) ? 2 : 3;
+constexpr int kBlocksWithKL = Access::kTransforms || ((kPrior || kMoreRegisters) && Access::kGroup == 8) ? 2 : 3;
 
 template <class Access, class S, bool kPrior>
 __global__ void __launch_bounds__(kBlock, kBlocksWithKL<Access, kPrior>)

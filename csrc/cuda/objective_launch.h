@@ -79,6 +79,11 @@ inline ElboLossTermParams params_of(const Objective& objective, const Gradients&
     p.given_kl = weight_of_gradient(objective.kl, 1.0);
     if (grads.kl.defined()) bind_operands(grads.kl.sizes(), Order::kLogical, {{grads.kl, &p.grad_given_kl}});
   }
+  if (grads.shared_log_sigma.defined()) {
+    const Tensor flat = grads.shared_log_sigma.view({-1});
+    bind_operands(flat.sizes(), Order::kLogical, {{flat, &params.shared_log_sigma_gradient}});
+    params.shared_log_sigmas = flat.numel();
+  }
   return params;
 }
 
@@ -94,7 +99,7 @@ inline void launch(const ReconstructionTerm& term, const ElboLossTermParams& par
 // Loss and terms; and what every sum adds to the gradient of one log sigma, where that is wanted.
 struct Sums {
   Tensor loss, reconstruction, kl;
-  Tensor grad_one_log_sigma;  // [sums] of float64
+  Tensor grad_one_log_sigma;  // [] in the dtype of the gradient, or [B] of float64
 };
 
 // Sums both terms and fills the gradients that have a buffer, in one launch.
@@ -105,7 +110,10 @@ inline Sums launch_with_sums(const Objective& objective, ElboLossTermParams& par
     return objective.by_item() ? at::empty({objective.batch()}, of) : at::empty({}, of);
   };
   Sums sums{result(options), result(options), result(options)};
-  if (one_log_sigma) sums.grad_one_log_sigma = result(options.dtype(at::kDouble));
+  const auto log_sigma_type = [&] {
+    return objective.by_item() ? at::kDouble : accumulation_type({&objective.term.log_sigma});
+  };
+  if (one_log_sigma) sums.grad_one_log_sigma = result(options.dtype(log_sigma_type()));
   if (sums.loss.numel() == 0) return sums;
 
   ElboLossParams& p = params.p;
@@ -115,7 +123,10 @@ inline Sums launch_with_sums(const Objective& objective, ElboLossTermParams& par
   p.reconstruction = sums.reconstruction.mutable_data_ptr();
   p.kl = sums.kl.mutable_data_ptr();
   p.wide_results = objective.result_type() == at::kDouble;
-  if (one_log_sigma) params.grad_log_sigma_number = sums.grad_one_log_sigma.mutable_data_ptr<double>();
+  if (one_log_sigma) {
+    params.grad_log_sigma_number = sums.grad_one_log_sigma.mutable_data_ptr();
+    params.wide_grad_log_sigma = sums.grad_one_log_sigma.scalar_type() == at::kDouble;
+  }
   pair_terms(p);
   Tensor partials;
   HeldTicket held{};

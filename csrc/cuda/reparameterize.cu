@@ -129,7 +129,9 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
           for (int e = 0; e < kGroup; ++e) grad_mu[e] *= mask[e];
         }
       }
-      if (p.grad_z.data != nullptr) {
+      // Where z has no gradient it adds nothing, an infinite sigma times 0 included. Without the KL it always has one.
+      const bool with_sample = !kWithKL || p.grad_z.data != nullptr;
+      if (with_sample) {
         for_each_sample<kDraw>(p, noise, at, [&](int64_t first, int64_t shift) {
           T grad_z[kGroup], normals[kGroup];
           cursor.template load<S>(p.grad_z, grad_z, shift);
@@ -145,11 +147,10 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
       cursor.template load<S>(p.logvar, logvar);
       if constexpr (Access::kTransforms) {
         if (p.grad_mu.data != nullptr) cursor.template store<S>(p.grad_mu, grad_mu);
-        const T temperature = p.grad_z.data != nullptr ? static_cast<T>(p.temperature) : T(0);
 #pragma unroll
         for (int e = 0; e < kGroup; ++e) {
           const auto element = scale_of(p.scale, logvar[e]);
-          grad_logvar[e] *= temperature * element.sigma_slope;
+          grad_logvar[e] *= with_sample ? static_cast<T>(p.temperature) * element.sigma_slope : T(0);
           if constexpr (kWithKL) {
             grad_logvar[e] += T(0.5f) * weight * mask[e] * element.variance_minus_one * element.logvar_slope;
           }
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithNoise<Access>)
 #pragma unroll
         for (int e = 0; e < kGroup; ++e) {
           const auto element = posterior(T(0), logvar[e]);
-          grad_logvar[e] *= element.sigma;
+          grad_logvar[e] *= with_sample ? element.sigma : T(0);
           if constexpr (kWithKL) grad_logvar[e] += weight * element.variance_minus_one;
           grad_logvar[e] *= T(0.5f);
         }

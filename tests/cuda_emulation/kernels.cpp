@@ -9,4 +9,5 @@
 #include "cuda/elbo_loss_term.cu"
 #include "cuda/kl_divergence.cu"
 #include "cuda/reparameterize.cu"
+#include "cuda/scale_gradients.cu"
 #include "cuda/standard_normal.cu"

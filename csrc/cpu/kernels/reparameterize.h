@@ -162,7 +162,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
         }
       } else {
         const auto element = posterior(mean, clamped(log_variance));
-        to_logvar = grad_noise * element.sigma;
+        if constexpr (kGrad != GradSource::kNone) to_logvar = grad_noise * element.sigma;
         if constexpr (kWithKL) to_logvar = product_and_sum(weight, element.variance_minus_one, to_logvar);
         to_logvar = clamped.gradient(log_variance, half * to_logvar);
       }

@@ -81,13 +81,13 @@ void check_term_settings(ReconLoss loss, bool full, double smooth_l1_beta);
 // An incoming gradient has the shape and device of what it is the gradient of.
 void check_gradient(const char* name, const Tensor& grad, at::IntArrayRef shape, at::Device device);
 
-// The arguments of the shared backward of both sampling operators: a gradient to z, to the KL, or both.
 // A generator, if there is one, draws for tensors on this device.
 void check_generator(const std::optional<at::Generator>& generator, at::Device device);
 
 // Gradients that are multiplied in place, and the number [] by which.
 void check_scaled_gradients(at::TensorList gradients, const Tensor& factor);
 
+// The arguments of the shared backward of both sampling operators: a gradient to z, to the KL, or both.
 void check_reparameterize_backward(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
                                    const std::optional<Tensor>& mu, const Tensor& logvar, const Tensor& key,
                                    std::optional<int64_t> num_samples);

@@ -178,10 +178,10 @@ VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, T
 constexpr int kNoiseSlack = kRegistersPerStep * kNormalsPerRegister<float> + 4;
 
 template <class T>
-VAE_FUSED_INLINE const T* fill_normals(uint64_t seed, uint64_t offset, int64_t first, int64_t count, T* buffer) {
+VAE_FUSED_INLINE const T* fill_normals(const RoundKeys& keys, uint64_t offset, int64_t first, int64_t count,
+                                       T* buffer) {
   constexpr int kOfBlock = NormalBlock<T>::kLanes, kOfRegister = kNormalsPerRegister<T>;
   constexpr int kStep = kRegistersPerStep * kOfRegister;
-  const RoundKeys keys(seed);
   const int skip = static_cast<int>(first % kOfBlock);
   uint64_t counter = offset + static_cast<uint64_t>(first / kOfBlock);
   int64_t done = 0;

@@ -15,17 +15,27 @@ inline __attribute__((always_inline)) Operand sample_of(Operand operand, int64_t
   return operand;
 }
 
-// The noise of the elements of a tile. With a key for every item, the tile is put together from that of several.
+// Noise is drawn for a run of elements that are worked on at once. While that of a run is drawn, memory catches up with
+// the stores of the run before; those of a whole tile would come in one burst. The backward of 8192 x 512 elements
+// takes 1.45 ms instead of 1.58 on two cores; shorter runs lose more at their ends.
+constexpr int kNoiseRun = 512;
+
+VAE_FUSED_INLINE int noise_run(const NoiseKey& key, const TileRange& range) {
+  return key.per_item || range.count < kNoiseRun ? range.count : kNoiseRun;
+}
+
+// The noise of elements first .. first + count - 1 of a tile. With a key for every item they are the whole tile, which
+// is put together from the noise of several.
 template <class T, class Params>
-VAE_FUSED_INLINE const T* noise_of_tile(const Params& p, const TilePlan& plan, int64_t tile, const TileRange& range,
-                                        int64_t sample, NoiseBuffer<T>& buffer, TileBuffer<T>& of_items) {
-  if (!p.key.per_item) return noise_of_key(p.key, 0, sample * p.numel + range.begin, range.count, buffer);
-  const T* noise = nullptr;
+VAE_FUSED_INLINE const T* noise_of_run(const Params& p, const TilePlan& plan, int64_t tile, const TileRange& range,
+                                       int first, int count, int64_t sample, Noise<T>& noise, TileBuffer<T>& of_items) {
+  if (!p.key.per_item) return noise(0, sample * p.numel + range.begin + first, count);
+  const T* normals = nullptr;
   for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-    noise = noise_of_key(p.key, segment.item, sample * p.item_numel + segment.within, segment.count, buffer);
-    if (plan.items_per_tile > 1) std::memcpy(of_items.values + segment.start, noise, segment.count * sizeof(T));
+    normals = noise(segment.item, sample * p.item_numel + segment.within, segment.count);
+    if (plan.items_per_tile > 1) std::memcpy(of_items.values + segment.start, normals, segment.count * sizeof(T));
   });
-  return plan.items_per_tile > 1 ? of_items.values : noise;
+  return plan.items_per_tile > 1 ? of_items.values : normals;
 }
 
 // kTransforms: logvar in any form, with a temperature and a mask.
@@ -33,7 +43,7 @@ template <class T, bool kWithKL, bool kTransforms>
 static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
   using Vector = VectorOf<T>;
-  NoiseBuffer<T> noise_buffer;
+  Noise<T> noise(p.key);
   TileBuffer<T> noise_of_items;
   ElementBuffer<T> kl_of_elements;
   const ClampOfTile<T> clamped(p.scale);
@@ -47,24 +57,29 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
     for (int64_t sample = 0; sample < p.num_samples; ++sample) {
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
-      const T* noise = noise_of_tile(p, plan, tile, range, sample, noise_buffer, noise_of_items);
       const unsigned types = kTransforms ? kAnyTypes : types_of(mu, logvar, out);
       ItemSums<T> kl(plan, kl_of_elements);
-      for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
-        const auto mean = mu(at, lanes);
-        if constexpr (kTransforms) {
-          const auto element = scale_of_vector(p.scale, logvar(at, lanes));
-          out.put(at, product_and_sum(temperature * element.sigma, load(noise + at, lanes), mean), lanes);
-          if constexpr (kWithKL) {
-            const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
-            kl.add(at, factors_of(factors, at, lanes) * unit_kl, lanes);
+      const int run = noise_run(p.key, range);
+      for (int first = 0; first < range.count; first += run) {
+        const int count = range.count - first < run ? range.count - first : run;
+        const T* normals = noise_of_run(p, plan, tile, range, first, count, sample, noise, noise_of_items);
+        for_each_vector<T>(count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+          const int at = first + i;
+          const auto mean = mu(at, lanes);
+          if constexpr (kTransforms) {
+            const auto element = scale_of_vector(p.scale, logvar(at, lanes));
+            out.put(at, product_and_sum(temperature * element.sigma, load(normals + i, lanes), mean), lanes);
+            if constexpr (kWithKL) {
+              const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
+              kl.add(at, factors_of(factors, at, lanes) * unit_kl, lanes);
+            }
+          } else {
+            const auto element = posterior(mean, clamped(logvar(at, lanes)));
+            out.put(at, product_and_sum(element.sigma, load(normals + i, lanes), mean), lanes);
+            if constexpr (kWithKL) kl.add(at, element.unit_kl, lanes);
           }
-        } else {
-          const auto element = posterior(mean, clamped(logvar(at, lanes)));
-          out.put(at, product_and_sum(element.sigma, load(noise + at, lanes), mean), lanes);
-          if constexpr (kWithKL) kl.add(at, element.unit_kl, lanes);
-        }
-      });
+        });
+      }
       if constexpr (kWithKL) kl.write(plan, tile, range, p.kl_partials);
       out.finish(z, p.extent, range.begin, range.count);
     }
@@ -92,17 +107,17 @@ static void reparameterize(const ReparameterizeParams& p, const TilePlan& plan, 
 // The sums over samples k of grad_z and of grad_z eps: all that the gradients need of K samples.
 template <class T>
 static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t tile,
-                             const TileRange& range, TileBuffer<T>& grad_sum, TileBuffer<T>& noise_sum,
-                             NoiseBuffer<T>& noise_buffer, TileBuffer<T>& noise_of_items) {
+                             const TileRange& range, TileBuffer<T>& grad_sum, TileBuffer<T>& noise_sum, Noise<T>& noise,
+                             TileBuffer<T>& noise_of_items) {
   for (int i = 0; i < range.count; ++i) grad_sum.values[i] = noise_sum.values[i] = T(0);
   for (int64_t sample = 0; sample < p.num_samples; ++sample) {
     const Operand grad_z = sample_of(p.grad_z, sample, p.sample_stride);
     InputTile<T> grad_tile(grad_z, p.extent, range.begin, range.count);
     const T* grad = grad_tile.plain(grad_z, p.extent, range.begin, range.count);
-    const T* noise = noise_of_tile(p, plan, tile, range, sample, noise_buffer, noise_of_items);
+    const T* normals = noise_of_run(p, plan, tile, range, 0, range.count, sample, noise, noise_of_items);
     for (int i = 0; i < range.count; ++i) {
       grad_sum.values[i] += grad[i];
-      noise_sum.values[i] += grad[i] * noise[i];
+      noise_sum.values[i] += grad[i] * normals[i];
     }
   }
 }
@@ -117,7 +132,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
   constexpr bool kOne = kGrad == GradSource::kOneSample;
   TileBuffer<T> grad_sum, noise_sum, noise_of_items;
   ElementBuffer<T> item_weights;
-  NoiseBuffer<T> noise_buffer;
+  Noise<T> noise(p.key);
   const ClampOfTile<T> clamped(p.scale);
   const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
@@ -128,47 +143,53 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     const InputTile<T> logvar = input(true, p.logvar), mu = input(kWithKL, p.mu), grad_z = input(kOne, p.grad_z);
     InputTile<T> mask = input(kWithKL && kTransforms, p.mask);
     const T* factors = mask.plain(p.mask, p.extent, range.begin, range.count);
-    const T* noise = nullptr;
-    if constexpr (kOne) {
-      noise = noise_of_tile(p, plan, tile, range, 0, noise_buffer, noise_of_items);
-    } else if constexpr (kGrad == GradSource::kManySamples) {
-      sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise_buffer, noise_of_items);
+    if constexpr (kGrad == GradSource::kManySamples) {
+      sum_over_samples(p, plan, tile, range, grad_sum, noise_sum, noise, noise_of_items);
     }
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
     const ItemWeights<T> weights(kWithKL ? p.grad_kl : Weight{}, plan, tile, range, item_weights);
     const unsigned types = kTransforms ? kAnyTypes : types_of(logvar, mu, grad_z, grad_mu, grad_logvar);
-    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
-      Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
+    const int run = kOne ? noise_run(p.key, range) : range.count;
+    for (int first = 0; first < range.count; first += run) {
+      const int count = range.count - first < run ? range.count - first : run;
+      const T* normals = nullptr;
       if constexpr (kOne) {
-        to_mu = grad_z(at, lanes);
-        grad_noise = to_mu * load(noise + at, lanes);
+        normals = noise_of_run(p, plan, tile, range, first, count, 0, noise, noise_of_items);
       }
-      if constexpr (kGrad == GradSource::kManySamples) {
-        to_mu = load(grad_sum.values + at, lanes);
-        grad_noise = load(noise_sum.values + at, lanes);
-      }
-      if constexpr (kWithKL) mean = mu(at, lanes);
-      const Vector log_variance = logvar(at, lanes);
-      Vector to_logvar(0.0f), weight(0.0f);
-      if constexpr (kWithKL) weight = weights(at);
-      if constexpr (kWithKL && kTransforms) weight = weight * factors_of(factors, at, lanes);
-      if constexpr (kWithKL) to_mu = product_and_sum(weight, mean, to_mu);
-      if constexpr (kTransforms) {
-        const auto element = scale_of_vector(p.scale, log_variance);
-        if constexpr (kGrad != GradSource::kNone) to_logvar = temperature * grad_noise * element.sigma_slope;
-        if constexpr (kWithKL) {
-          to_logvar = to_logvar + half * weight * element.variance_minus_one * element.logvar_slope;
+      for_each_vector<T>(count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        const int at = first + i;
+        Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
+        if constexpr (kOne) {
+          to_mu = grad_z(at, lanes);
+          grad_noise = to_mu * load(normals + i, lanes);
         }
-      } else {
-        const auto element = posterior(mean, clamped(log_variance));
-        if constexpr (kGrad != GradSource::kNone) to_logvar = grad_noise * element.sigma;
-        if constexpr (kWithKL) to_logvar = product_and_sum(weight, element.variance_minus_one, to_logvar);
-        to_logvar = clamped.gradient(log_variance, half * to_logvar);
-      }
-      if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
-      if (grad_logvar.wanted()) grad_logvar.put(at, to_logvar, lanes);
-    });
+        if constexpr (kGrad == GradSource::kManySamples) {
+          to_mu = load(grad_sum.values + at, lanes);
+          grad_noise = load(noise_sum.values + at, lanes);
+        }
+        if constexpr (kWithKL) mean = mu(at, lanes);
+        const Vector log_variance = logvar(at, lanes);
+        Vector to_logvar(0.0f), weight(0.0f);
+        if constexpr (kWithKL) weight = weights(at);
+        if constexpr (kWithKL && kTransforms) weight = weight * factors_of(factors, at, lanes);
+        if constexpr (kWithKL) to_mu = product_and_sum(weight, mean, to_mu);
+        if constexpr (kTransforms) {
+          const auto element = scale_of_vector(p.scale, log_variance);
+          if constexpr (kGrad != GradSource::kNone) to_logvar = temperature * grad_noise * element.sigma_slope;
+          if constexpr (kWithKL) {
+            to_logvar = to_logvar + half * weight * element.variance_minus_one * element.logvar_slope;
+          }
+        } else {
+          const auto element = posterior(mean, clamped(log_variance));
+          if constexpr (kGrad != GradSource::kNone) to_logvar = grad_noise * element.sigma;
+          if constexpr (kWithKL) to_logvar = product_and_sum(weight, element.variance_minus_one, to_logvar);
+          to_logvar = clamped.gradient(log_variance, half * to_logvar);
+        }
+        if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
+        if (grad_logvar.wanted()) grad_logvar.put(at, to_logvar, lanes);
+      });
+    }
     grad_mu.finish(p.grad_mu, p.extent, range.begin, range.count);
     grad_logvar.finish(p.grad_logvar, p.extent, range.begin, range.count);
   }

@@ -151,9 +151,8 @@ void check_target_scale(const Tensor& target, double scale, double shift) {
 void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const std::optional<Tensor>& logvar,
                      const std::optional<Tensor>& kl, Reduction reduction) {
   if (!present(kl)) {
-    const char* missing = present(mu) ? "logvar" : present(logvar) ? "mu" : "mu and logvar";
-    TORCH_CHECK_VALUE(present(mu) && present(logvar), "the KL needs both mu and logvar, or kl: ", missing,
-                      " is missing and kl is None");
+    const char* got = present(mu) ? "mu without logvar" : present(logvar) ? "logvar without mu" : "none of them";
+    TORCH_CHECK_VALUE(present(mu) && present(logvar), "the KL needs both mu and logvar, or kl, got ", got);
     check_latent_pair(*mu, *logvar);
     check_same_device("mu", *mu, "recon", recon);
     TORCH_CHECK_VALUE(mu->size(0) == recon.size(0), "mu must have the batch size of recon, ", recon.size(0), ", got ",

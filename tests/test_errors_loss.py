@@ -55,11 +55,11 @@ BETA = [
         "beta must be on the CPU or on the device of recon, cpu, got meta",
     ),
 ]
-NEITHER = "the KL needs both mu and logvar, or kl: "
+NEITHER = "the KL needs both mu and logvar, or kl, got "
 SOURCE = [
-    Case({"mu": None, "logvar": None}, ValueError, NEITHER + "mu and logvar is missing and kl is None"),
-    Case({"mu": None}, ValueError, NEITHER + "mu is missing and kl is None"),
-    Case({"logvar": None}, ValueError, NEITHER + "logvar is missing and kl is None"),
+    Case({"mu": None, "logvar": None}, ValueError, NEITHER + "none of them"),
+    Case({"mu": None}, ValueError, NEITHER + "logvar without mu"),
+    Case({"logvar": None}, ValueError, NEITHER + "mu without logvar"),
     Case({"kl": zeros(3)}, ValueError, "kl replaces mu and logvar: give kl, or mu and logvar, got both"),
     Case({"kl": zeros(3), "mu": None}, ValueError, "kl replaces mu and logvar: give kl, or mu and logvar, got both"),
     Case({"mu": zeros(2, 4), "logvar": zeros(2, 4)}, ValueError, "mu must have the batch size of recon, 3, got 2"),

@@ -142,8 +142,9 @@ def check_kl_source(
     """
     if kl is None:
         if mu is None or logvar is None:
-            missing = "mu and logvar" if mu is None and logvar is None else ("mu" if mu is None else "logvar")
-            raise ValueError(f"the KL needs both mu and logvar, or kl: {missing} is missing and kl is None")
+            one = "logvar without mu" if mu is None else "mu without logvar"
+            got = "none of them" if mu is None and logvar is None else one
+            raise ValueError(f"the KL needs both mu and logvar, or kl, got {got}")
         check_latent_pair(mu, logvar)
         check_same_device("mu", mu, name, recon)
         if mu.shape[0] != recon.shape[0]:

@@ -1,27 +1,29 @@
-"""The CPU comparison: a process for each case, with its rivals interleaved and the rates of memory beside it."""
+"""The CPU comparison: a process for each visit to a case, its rivals interleaved, the machine's rates beside it."""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 
 import vae_fused as vf
 from cases import Case, make_inputs
-from limits import memory_limits
+from limits import limits_now
 from memory import peak_bytes
 from results import Result, Row, first_line
 from rivals import EAGER, OURS, InPlaceStep, Step, check_agreement, compiled_step
-from timing import PhaseSampler, interleave
+from timing import Measurement, PhaseSampler, interleave
 
 NO_POOL = "ours, no pool"
 IN_PLACE = "ours, in place"
 CPU = torch.device("cpu")
 _POOLED_BYTES = 1 << 20  # from this size on a result of ours comes from the pool
 _MOST_ROUNDS = 2000
+T = TypeVar("T")
 
 
 def rivals_of(case: Case) -> tuple[str, ...]:
@@ -31,16 +33,42 @@ def rivals_of(case: Case) -> tuple[str, ...]:
     return ("ours", *pooled, *in_place, "eager", "compile")
 
 
+Durations = dict[str, dict[str, list[float]]]  # of every round, by rival and by what was timed
+
+
 @dataclass
 class Comparison:
-    """A measured case, with the duration of every round of every rival that worked."""
+    """A measured case, with the durations of every rival that worked."""
 
     row: Row
-    durations: dict[str, list[float]]
+    durations: Durations
+
+    @classmethod
+    def of(cls, case: Case, results: dict[str, Result], durations: Durations) -> Comparison:
+        """The case with the statistics of the durations put into the results."""
+        for name, phases in durations.items():
+            results[name].times = {clock: Measurement.of(values) for clock, values in phases.items()}
+        return cls(Row(case, results), durations)
+
+    def joined(self, later: Comparison) -> Comparison:
+        """This visit to the case and a later one as one; a rival that failed in either has failed."""
+        results = {
+            name: result if result.failure is not None else replace(later.row.results[name])
+            for name, result in self.row.results.items()
+        }
+        durations = {
+            name: {clock: values + later.durations[name][clock] for clock, values in phases.items()}
+            for name, phases in self.durations.items()
+            if results[name].failure is None
+        }
+        both = Comparison.of(self.row.case, results, durations)
+        both.row.threads = self.row.threads
+        both.row.limits = {name: max(rate, later.row.limits[name]) for name, rate in self.row.limits.items()}
+        return both
 
 
 class Comparisons:
-    """All cases of a session, each measured when it is first asked for."""
+    """All cases of a session."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -49,8 +77,13 @@ class Comparisons:
     def measure(self, case: Case) -> Comparison:
         """The measured case; measured now if this is the first time it is asked for."""
         if case not in self._done:
-            self._done[case] = compare_apart(case, self._seconds)
+            self.visit(case)
         return self._done[case]
+
+    def visit(self, case: Case) -> None:
+        """Measure the case now, and join that to what was measured of it before."""
+        visit = compare_apart(case, self._seconds)
+        self._done[case] = self._done[case].joined(visit) if case in self._done else visit
 
     @property
     def rows(self) -> list[Row]:
@@ -102,26 +135,29 @@ def compare(case: Case, seconds: float) -> Comparison:
         # In place, the memory of recon would count as the step's own.
         results[name] = Result(peak_bytes=None if name == IN_PLACE else peak_bytes(step, CPU))
         samplers[name] = _sampler(name, step)
-    durations = interleave(samplers, seconds, _MOST_ROUNDS)
-    for name, values in durations.items():
-        results[name].times = samplers[name].measurements(values)
-    return Comparison(Row(case, results), durations)
+    rounds = interleave(samplers, seconds, _MOST_ROUNDS)
+    return Comparison.of(case, results, {name: samplers[name].phases(len(rounds[name])) for name in samplers})
 
 
-def compare_apart(case: Case, seconds: float) -> Comparison:
-    """``compare`` in a process of its own, with the rates of memory measured before and after.
+def in_a_process(measure: Callable[..., T], *arguments: Any) -> T:
+    """``measure(*arguments)`` in a new process, on as many threads as this one has.
 
     What malloc maps anew and what it hands out again depends on all that a process has allocated before, and a rival
     whose temporaries are mapped anew at every step takes several times as long as one whose are not.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        return executor.submit(_compare_between_limits, case, seconds, torch.get_num_threads()).result()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads,
+                             (torch.get_num_threads(),)) as executor:  # fmt: skip
+        return executor.submit(measure, *arguments).result()
 
 
-def _compare_between_limits(case: Case, seconds: float, threads: int) -> Comparison:
-    torch.set_num_threads(threads)
-    before = memory_limits()
+def compare_apart(case: Case, seconds: float) -> Comparison:
+    """``compare`` in a process of its own, with the rates of the machine measured before and after."""
+    return in_a_process(_compare_between_limits, case, seconds)
+
+
+def _compare_between_limits(case: Case, seconds: float) -> Comparison:
+    before = limits_now()
     comparison = compare(case, seconds)
-    after = memory_limits()
+    after = limits_now()
     comparison.row.limits = {name: max(rate, after[name]) for name, rate in before.items()}
     return comparison

@@ -1,4 +1,4 @@
-"""The limits of the machine, measured in the same run: triad and copy rate, clock rate; and the noise beside them.
+"""The limits of the machine, measured in the same run: the rates of copy, triad and noise, and the clock.
 
 The triad and the clock need a C compiler and x86-64; elsewhere they are left out.
 """
@@ -59,9 +59,12 @@ def _normals_rate() -> float:
     return _NORMALS / min(interleave({"normals": draw}, seconds=1.0, most_rounds=2000)["normals"])
 
 
-def memory_limits() -> dict[str, float]:
-    """Bytes per second that memory allows now: by copying, and by the triad where there is a compiler for it."""
-    measured = {"copy_bytes_per_second": copy_rate(host_sampler, torch.device("cpu"))}
+def limits_now() -> dict[str, float]:
+    """What the machine allows now, in bytes or normals per second; the triad where there is a compiler for it."""
+    measured = {
+        "copy_bytes_per_second": copy_rate(host_sampler, torch.device("cpu")),
+        "normals_per_second": _normals_rate(),
+    }
     library = _compiled()
     if library is not None:
         measured["triad_bytes_per_second"] = _triad_rate(library)

@@ -36,7 +36,7 @@ class Result:
 class Row:
     """One case with all its rivals, "ours" among them, on one number of threads.
 
-    ``limits`` has what memory allowed when the case was measured, by the names of ``limits.memory_limits``.
+    ``limits`` has what the machine allowed when the case was measured, by the names of ``limits.limits_now``.
     """
 
     case: Case
@@ -98,6 +98,19 @@ class Row:
 
 
 @dataclass
+class DtypeComparison:
+    """A step of ours in each dtype, at the shapes of one case; the dtypes took turns."""
+
+    title: str
+    times: dict[str, Measurement]
+
+    @classmethod
+    def from_json(cls, content: Json) -> DtypeComparison:
+        """The comparison that ``dataclasses.asdict`` wrote."""
+        return cls(content["title"], _measurements(content["times"]))
+
+
+@dataclass
 class TrainingStep:
     """A whole training step of one model with each objective, and the objective alone at the same shapes."""
 
@@ -136,6 +149,7 @@ class Run:
     limits: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     sweep: list[Row] = field(default_factory=list)
+    dtypes: list[DtypeComparison] = field(default_factory=list)
     training_steps: list[TrainingStep] = field(default_factory=list)
     output_layers: list[OutputLayer] = field(default_factory=list)
     overhead: dict[str, Measurement] = field(default_factory=dict)
@@ -150,6 +164,7 @@ class Run:
             self.rows,
             limits=self.limits,
             sweep=[row.as_json() for row in self.sweep],
+            dtypes=[asdict(comparison) for comparison in self.dtypes],
             training_steps=[asdict(step) for step in self.training_steps],
             output_layers=[asdict(layer) for layer in self.output_layers],
             overhead={name: asdict(value) for name, value in self.overhead.items()},
@@ -166,6 +181,7 @@ class Run:
             content["limits"],
             [Row.from_json(row) for row in content["rows"]],
             [Row.from_json(row) for row in content["sweep"]],
+            [DtypeComparison.from_json(comparison) for comparison in content["dtypes"]],
             [TrainingStep.from_json(step) for step in content["training_steps"]],
             [OutputLayer.from_json(layer) for layer in content["output_layers"]],
             _measurements(content["overhead"]),

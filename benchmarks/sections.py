@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import scaling
 from cases import OPERATIONS
@@ -14,6 +14,7 @@ from overhead import overhead_line
 from results import OutputLayer, Row, Run
 from tables import markdown_table, peak_cell, ratio_cell, seconds, share_cell, time_cell, time_text
 from targets import limit_outcomes, ratio_outcomes
+from timing import Measurement
 
 _RIVALS = ("ours", "eager", "compile")
 _SWEEP_RIVALS = ("eager", "compile")
@@ -89,10 +90,10 @@ def phases_table(run: Run) -> str:
 
 def prediction_table(run: Run) -> str:
     """The time that the limits of the machine allow, beside the time of ours, for float32 past the caches."""
-    normals = run.limits.get("normals_per_second")
     lines = []
     for row in _of_dtype(run, "float32"):
         ours, triad = row.time("ours", "step"), row.limits.get("triad_bytes_per_second")
+        normals = row.limits.get("normals_per_second")
         if ours is None or triad is None or normals is None or row.case.ideal_bytes < _LEAST_PREDICTED_BYTES:
             continue
         case, memory, noise = row.case, row.case.ideal_bytes / triad, row.case.normals / normals
@@ -103,6 +104,7 @@ def prediction_table(run: Run) -> str:
             f"{triad / 1e9:.1f}",
             seconds(memory),
             f"{case.normals / 1e6:.2f}",
+            f"{normals / 1e9:.2f}",
             seconds(noise),
             seconds(predicted),
             seconds(ours.minimum),
@@ -114,6 +116,7 @@ def prediction_table(run: Run) -> str:
         "triad, GB/s",
         "time for them",
         "10^6 normals",
+        "10^9 a second",
         "time for them",
         "predicted",
         "measured",
@@ -122,18 +125,21 @@ def prediction_table(run: Run) -> str:
     return markdown_table(header, lines)
 
 
-def half_table(run: Run) -> str:
-    """Elements per second of each dtype, as a multiple of float32's, by the minima of ours."""
-    single = {(row.case.operation, row.case.shapes.name): row.time("ours", "step") for row in _of_dtype(run, "float32")}
-    by_case: dict[str, dict[str, str]] = {}
-    for row in run.rows:
-        ours, base = row.time("ours", "step"), single.get((row.case.operation, row.case.shapes.name))
-        if ours is not None and base is not None:
-            by_case.setdefault(row.case.title, {})[row.case.dtype_name] = f"{base.minimum / ours.minimum:.2f}"
+def dtypes_table(run: Run) -> str:
+    """Elements per second of each dtype, as a multiple of float32's: by the minima, and by the medians."""
+
+    def cell(times: Mapping[str, Measurement], dtype: str) -> str:
+        if dtype not in times:
+            return "-"
+        base, other = times["float32"], times[dtype]
+        return f"{base.minimum / other.minimum:.2f} ({base.median / other.median:.2f})"
+
     dtypes = ("bfloat16", "float16", "float64")
     return markdown_table(
-        ["case", *dtypes], [[title, *(cells.get(dtype, "-") for dtype in dtypes)] for title, cells in by_case.items()]
-    )
+        ["case", "float32", *dtypes],
+        [[one.title, time_text(one.times["float32"]), *(cell(one.times, dtype) for dtype in dtypes)]
+         for one in run.dtypes],
+    )  # fmt: skip
 
 
 def sweep(run: Run) -> str:
@@ -221,7 +227,7 @@ SECTIONS: dict[str, Callable[[Run], str]] = {
     "float32": lambda run: comparison_table(_of_dtype(run, "float32")),
     "prediction": prediction_table,
     "phases": phases_table,
-    "dtypes": half_table,
+    "dtypes": dtypes_table,
     "other dtypes": lambda run: comparison_table(_of_dtype(run, "bfloat16", "float16", "float64")),
     "sweep": sweep,
     "training step": training_steps,

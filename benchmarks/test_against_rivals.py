@@ -24,6 +24,6 @@ def test_forward_and_backward(benchmark: BenchmarkFixture, comparisons: Comparis
     benchmark.extra_info["peak_bytes"] = result.peak_bytes
     benchmark.extra_info["ideal_bytes"] = case.ideal_bytes
     benchmark.extra_info["times_as_long_as_ours"] = comparison.row.ratio(rival, "step")
-    durations = comparison.durations[rival]
+    durations = comparison.durations[rival]["step"]
     recorded.load(durations)
     benchmark.pedantic(lambda: None, rounds=len(durations), iterations=1)

@@ -81,13 +81,13 @@ class PhaseSampler:
         self._release()
         return middle - start, time.perf_counter() - middle
 
-    def measurements(self, durations: list[float]) -> dict[str, Measurement]:
-        """The step and its two parts, over the rounds whose durations these are: the last ones."""
-        forward, backward = zip(*self._phases[-len(durations) :], strict=True)
+    def phases(self, rounds: int) -> dict[str, list[float]]:
+        """The durations of the step and of its two parts in the last ``rounds``, those after the warm-up."""
+        last = self._phases[-rounds:]
         return {
-            "step": Measurement.of(durations),
-            "forward": Measurement.of(list(forward)),
-            "backward": Measurement.of(list(backward)),
+            "step": [forward + backward for forward, backward in last],
+            "forward": [forward for forward, _ in last],
+            "backward": [backward for _, backward in last],
         }
 
 

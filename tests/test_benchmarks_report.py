@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from cases import IMAGES, MNIST, TERMS, WIDE, Case, Shapes
-from comparison import IN_PLACE, NO_POOL
+from comparison import IN_PLACE, NO_POOL, Comparison
+from dtypes import by_dtype
 from regressions import changes, regressions
 from report import filled
-from results import OutputLayer, Result, Row, Run, TrainingStep
+from results import DtypeComparison, OutputLayer, Result, Row, Run, TrainingStep
 from scaling import crossovers, points, thread_gains, verdict
-from sections import half_table, prediction_table
+from sections import dtypes_table, prediction_table
 from targets import limit_outcomes, ratio_outcomes
 from timing import Measurement, PhaseSampler
 
@@ -135,19 +135,55 @@ def test_limit_targets():
 def test_prediction_is_the_slower_of_bytes_and_normals():
     # 8 passes over 8192x512 float32 are 134.2 MB; the noise is drawn twice.
     case = Case("sampling", WIDE)
-    triad, limits = case.ideal_bytes / 2e-3, {"normals_per_second": 2 * 8192 * 512 / 4e-3}
-    rows = [row(case, ours=5e-3, triad=triad), row(Case("loss", MNIST), ours=1e-4, triad=triad)]
-    table = prediction_table(run(*rows, limits=limits))
+    rows = [row(one, ours=5e-3, triad=case.ideal_bytes / 2e-3) for one in (case, Case("loss", MNIST))]
+    for one in rows:
+        one.limits["normals_per_second"] = 2 * 8192 * 512 / 4e-3
+    table = prediction_table(run(*rows))
     (line,) = table.splitlines()[2:]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1:] == ["134.2", "67.1", "2.00 ms", "8.39", "4.00 ms", "4.00 ms", "5.00 ms", "80%"]
+    assert cells[1:] == ["134.2", "67.1", "2.00 ms", "8.39", "2.10", "4.00 ms", "4.00 ms", "5.00 ms", "80%"]
 
 
-def test_half_types_are_compared_with_float32_of_the_same_case():
-    rows = [row(Case("loss", MNIST), ours=2.0), row(Case("loss", MNIST, torch.bfloat16), ours=1.0)]
-    rows.append(row(Case("loss", WIDE, torch.float16), ours=1.0))  # no float32 beside it
-    (line,) = half_table(run(*rows)).splitlines()[2:]
-    assert [cell.strip() for cell in line.strip("|").split("|")][1:] == ["2.00", "-", "-"]
+def test_dtypes_are_compared_with_float32_beside_them():
+    times = {"float32": lasting(2.0), "bfloat16": lasting(1.0), "float64": lasting(4.0)}
+    (line,) = dtypes_table(run(dtypes=[DtypeComparison("loss", times)])).splitlines()[2:]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:] == ["2.00 (1.09)", "-", "0.50 (0.86)"]
+
+
+def test_cases_are_grouped_by_dtype_where_there_is_a_float32_to_compare_with():
+    loss, half = Case("loss", MNIST), Case("loss", MNIST, torch.float16)
+    others = (Case("loss", WIDE), Case("l1", MNIST, torch.float16), Case("l1", WIDE, torch.bfloat16))
+    assert by_dtype([half, *others, loss]) == [(loss, half)]
+
+
+def visit(seconds: dict[str, list[float]], copy: float, failure: str | None = None) -> Comparison:
+    durations = {name: {"step": values} for name, values in seconds.items()}
+    comparison = Comparison.of(Case("loss", MNIST), {name: Result(peak_bytes=8) for name in seconds}, durations)
+    comparison.row.limits = {"copy": copy}
+    if failure is not None:
+        comparison.row.results["compile"] = Result(failure=failure)
+        del comparison.durations["compile"]
+    return comparison
+
+
+def test_visits_to_a_case_are_joined():
+    first, second = visit({"ours": [3.0, 1.0]}, copy=2.0), visit({"ours": [2.0, 6.0, 7.0]}, copy=5.0)
+    both = first.joined(second)
+    assert both.durations == {"ours": {"step": [3.0, 1.0, 2.0, 6.0, 7.0]}}
+    assert both.row.results == {"ours": Result({"step": Measurement(1.0, 3.0, 5)}, peak_bytes=8)}
+    assert both.row.limits == {"copy": 5.0}
+    assert first.row.results["ours"].times["step"].rounds == 2
+    assert second.row.results["ours"].times["step"].rounds == 3
+
+
+@pytest.mark.parametrize("failed", ["first", "second"])
+def test_a_rival_that_failed_in_one_visit_has_failed(failed):
+    seconds = {"ours": [1.0], "compile": [2.0]}
+    broken, whole = visit(seconds, 1.0, failure="broke"), visit(seconds, 1.0)
+    both = broken.joined(whole) if failed == "first" else whole.joined(broken)
+    assert both.row.results["compile"] == Result(failure="broke")
+    assert list(both.durations) == ["ours"]
 
 
 def test_a_run_comes_back_from_its_json(tmp_path):
@@ -155,6 +191,7 @@ def test_a_run_comes_back_from_its_json(tmp_path):
         row(Case("loss", MNIST, torch.bfloat16), threads=1, ours=1.0, no_pool=2.0, eager=3.0),
         limits={"cycles_per_second": 4e9},
         sweep=[row(square(4), ours=1.0)],
+        dtypes=[DtypeComparison("loss", {"float32": lasting(1.0)})],
         training_steps=[TrainingStep("mlp", 128, {"ours": lasting(1.0)}, {"ours": lasting(0.1)})],
         output_layers=[OutputLayer("8x4 -> 16", {"ours": lasting(1.0)}, {"ours": 100})],
         overhead={"ours": lasting(1.0)},
@@ -230,9 +267,9 @@ def test_phase_sampler_gives_the_phases_of_the_last_rounds():
     )
     durations = [sampler() for _ in range(3)]
     assert calls == [*["prepare", "forward", "backward outputs", "release"] * 2, "restore"] * 3
-    measured = sampler.measurements(durations[1:])
-    assert {name: value.rounds for name, value in measured.items()} == {"step": 2, "forward": 2, "backward": 2}
-    assert math.isclose(measured["step"].median, measured["forward"].median + measured["backward"].median)
+    phases = sampler.phases(2)
+    assert phases["step"] == durations[1:]
+    assert [sum(parts) for parts in zip(phases["forward"], phases["backward"], strict=True)] == durations[1:]
 
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -72,7 +72,7 @@ def release_cpu_pool() -> int:
 
     Large results of CPU operators (1 MiB and more) use memory again that earlier ones have given up, because mapping
     fresh pages costs more than the arithmetic. The environment variable ``VAE_FUSED_POOL_MIB`` limits what is kept,
-    in MiB: 256 by default, 0 keeps nothing. Memory that belongs to a tensor is never touched.
+    in MiB: 1024 by default, 0 keeps nothing. Memory that belongs to a tensor is never touched.
 
     Returns:
         The number of bytes released.

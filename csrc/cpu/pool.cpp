@@ -19,7 +19,7 @@ namespace vae_fused {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kDefaultLimitMiB = 256;
+constexpr size_t kDefaultLimitMiB = 1024;
 
 struct Block {
   void* data;

@@ -2,7 +2,7 @@
 //
 // A fresh allocation of tens of megabytes is mapped by the system page by page at first touch, which costs more than
 // the arithmetic that fills it. Blocks that tensors give back are kept, least recently used first out, up to a limit in
-// MiB: VAE_FUSED_POOL_MIB, 256 by default, 0 to keep nothing. Smaller tensors come from torch's own allocator.
+// MiB: VAE_FUSED_POOL_MIB, 1024 by default, 0 to keep nothing. Smaller tensors come from torch's own allocator.
 #pragma once
 
 #include <c10/core/Allocator.h>

@@ -1,9 +1,9 @@
 """The whole CPU suite, about 40 minutes: ``python benchmarks/suite.py OUT_DIR``.
 
 It visits every case in float32, on which the targets are set, twice, with all others in between: where other users of a
-machine slow it down for minutes, they hardly do so at both. Writes OUT_DIR/results.json after every case, so that a run cut short keeps what it has; report.py
-makes the tables and the plots of it. ``--dry-run`` goes the same way with the smallest cases, to show that the script
-itself works.
+machine slow it down for minutes, they hardly do so at both. Writes OUT_DIR/results.json after every case, so that a run
+cut short keeps what it has; report.py makes the tables and the plots of it. ``--dry-run`` goes the same way with the
+smallest cases, to show that the script itself works.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ NO_POOL = "ours, no pool"
 IN_PLACE = "ours, in place"
 CPU = torch.device("cpu")
 _POOLED_BYTES = 1 << 20  # from this size on a result of ours comes from the pool
-_MOST_ROUNDS = 2000
+MOST_ROUNDS = 2000
 T = TypeVar("T")
 
 
@@ -135,7 +135,7 @@ def compare(case: Case, seconds: float) -> Comparison:
         # In place, the memory of recon would count as the step's own.
         results[name] = Result(peak_bytes=None if name == IN_PLACE else peak_bytes(step, CPU))
         samplers[name] = _sampler(name, step)
-    rounds = interleave(samplers, seconds, _MOST_ROUNDS)
+    rounds = interleave(samplers, seconds, MOST_ROUNDS)
     return Comparison.of(case, results, {name: samplers[name].phases(len(rounds[name])) for name in samplers})
 
 

@@ -8,12 +8,10 @@ from itertools import groupby
 import torch
 
 from cases import Case, make_inputs
-from comparison import CPU, in_a_process
+from comparison import CPU, MOST_ROUNDS, in_a_process
 from results import DtypeComparison
 from rivals import OURS, Step
 from timing import Measurement, PhaseSampler, interleave
-
-_MOST_ROUNDS = 2000
 
 
 def by_dtype(cases: Sequence[Case]) -> list[tuple[Case, ...]]:
@@ -37,5 +35,5 @@ def _measure(cases: Sequence[Case], seconds: float) -> DtypeComparison:
     torch.manual_seed(0)
     steps = {case.dtype_name: Step(OURS[case.operation], case, make_inputs(case, CPU)) for case in cases}
     samplers = {name: PhaseSampler(step.forward, step.backward, step.release) for name, step in steps.items()}
-    durations = interleave(samplers, seconds, _MOST_ROUNDS)
+    durations = interleave(samplers, seconds, MOST_ROUNDS)
     return DtypeComparison(cases[0].title, {name: Measurement.of(values) for name, values in durations.items()})

@@ -1,4 +1,4 @@
-"""The whole CPU suite, about 40 minutes: ``python benchmarks/suite.py OUT_DIR``.
+"""The whole CPU suite, about half an hour: ``python benchmarks/suite.py OUT_DIR``.
 
 It visits every case in float32, on which the targets are set, twice, with all others in between: where other users of a
 machine slow it down for minutes, they hardly do so at both. Writes OUT_DIR/results.json after every case, so that a run

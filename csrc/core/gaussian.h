@@ -18,13 +18,17 @@ struct Posterior {
   T unit_kl;             // (mu^2 + e^lambda - 1 - lambda) / 2, nats
 };
 
+// From the exponential of lambda / 2.
 template <class T>
-VAE_FUSED_HOST_DEVICE Posterior<T> posterior(T mu, T logvar) {
-  const T half(0.5f);
-  const auto e = exponential(half * logvar);
-  const T h = e.minus_one;
+VAE_FUSED_HOST_DEVICE Posterior<T> posterior(T mu, const Exponential<T>& e) {
+  const T half(0.5f), h = e.minus_one;
   const T squares = product_and_sum(mu, mu, h * h);
   return {e.value, h * (h + T(2.0f)), product_and_sum(half, squares, e.minus_one_minus_x)};
+}
+
+template <class T>
+VAE_FUSED_HOST_DEVICE Posterior<T> posterior(T mu, T logvar) {
+  return posterior(mu, exponential(T(0.5f) * logvar));
 }
 
 #if defined(__CUDACC__)
@@ -63,16 +67,21 @@ struct GaussianKL {
   T grad_prior_logvar;  // -(e^delta - 1 + (mu - prior_mu)^2 e^{-prior_lambda}) / 2
 };
 
+// From the exponential of delta.
 template <class T>
-VAE_FUSED_HOST_DEVICE GaussianKL<T> gaussian_kl(T mu, T logvar, T prior_mu, T prior_logvar) {
+VAE_FUSED_HOST_DEVICE GaussianKL<T> gaussian_kl(T mu, const Exponential<T>& ratio, T prior_mu, T prior_logvar) {
   const T half(0.5f);
-  const auto ratio = exponential(logvar - prior_logvar);
   const T precision = exponential(T(0.0f) - prior_logvar).value;
   const T difference = mu - prior_mu;
   const T scaled = difference * precision;
   const T distance = difference * scaled;
   return {half * (ratio.minus_one_minus_x + distance), scaled, half * ratio.minus_one,
           T(-0.5f) * (ratio.minus_one + distance)};
+}
+
+template <class T>
+VAE_FUSED_HOST_DEVICE GaussianKL<T> gaussian_kl(T mu, T logvar, T prior_mu, T prior_logvar) {
+  return gaussian_kl(mu, exponential(logvar - prior_logvar), prior_mu, prior_logvar);
 }
 
 }  // namespace vae_fused

@@ -66,6 +66,9 @@ constexpr float kLn2Low = -2.12194440e-4f;
 // There, and below, 2^k would be subnormal and is 0. Above, k stays at 127 and e^r overflows when e^x does.
 constexpr float kExponentialLowest = -88.0f;
 
+// Polynomials are taken two terms at a time, p + q x in steps of x^2: as many operations as Horner's scheme where the
+// square is there anyway, and chains of half the length.
+
 // e^x = 2^k e^r with |r| <= ln 2 / 2, and e^r - 1 - r = r^2 P(r); P is a minimax polynomial, relative error 3e-9.
 // For k = 0 both shifted forms come from r^2 P(r) alone: the terms that would cancel are exactly zero.
 template <class T>
@@ -75,12 +78,11 @@ VAE_FUSED_HOST_DEVICE Exponential<T> exponential_polynomial(T x) {
   nearest_power(raised, k, power);
   T r = fused_multiply_add(k, T(-kLn2High), raised);
   r = fused_multiply_add(k, T(-kLn2Low), r);
+  const T square = r * r;
   T p = fused_multiply_add(T(0.000199075745f), r, T(0.00139336439f));
-  p = fused_multiply_add(p, r, T(0.00833328627f));
-  p = fused_multiply_add(p, r, T(0.0416664667f));
-  p = fused_multiply_add(p, r, T(0.166666672f));
-  p = fused_multiply_add(p, r, T(0.5f));
-  const T tail = r * r * p;
+  p = fused_multiply_add(p, square, fused_multiply_add(T(0.00833328627f), r, T(0.0416664667f)));
+  p = fused_multiply_add(p, square, fused_multiply_add(T(0.166666672f), r, T(0.5f)));
+  const T tail = square * p;
   const T power_minus_one = power - T(1.0f);
   const T body = r + tail;
   return {fused_multiply_add(power, body, power), fused_multiply_add(power, body, power_minus_one),
@@ -91,13 +93,11 @@ VAE_FUSED_HOST_DEVICE Exponential<T> exponential_polynomial(T x) {
 // 3e-8.
 template <class T>
 VAE_FUSED_HOST_DEVICE T log1p_minus_argument(T f) {
-  T p = fused_multiply_add(T(0.0891786739f), f, T(-0.143502071f));
-  p = fused_multiply_add(p, f, T(0.148769647f));
-  p = fused_multiply_add(p, f, T(-0.165656343f));
-  p = fused_multiply_add(p, f, T(0.199653983f));
-  p = fused_multiply_add(p, f, T(-0.250017464f));
-  p = fused_multiply_add(p, f, T(0.333338588f));
   const T square = f * f;
+  T p = fused_multiply_add(T(0.0891786739f), f, T(-0.143502071f));
+  p = fused_multiply_add(p, square, fused_multiply_add(T(0.148769647f), f, T(-0.165656343f)));
+  p = fused_multiply_add(p, square, fused_multiply_add(T(0.199653983f), f, T(-0.250017464f)));
+  p = fused_multiply_add(p, f, T(0.333338588f));
   return fused_multiply_add(p * f, square, T(-0.5f) * square);
 }
 

@@ -48,15 +48,13 @@ VAE_FUSED_HOST_DEVICE T at_least(T x, T low) {
 // near 0 keeps its digits, which an approximate logarithm of 1 + x would not leave it.
 template <class T>
 VAE_FUSED_HOST_DEVICE T log_one_plus_of_unit(T x) {
-  T q = product_and_sum(T(-0.0032440247f), x, T(0.0198514629f));
-  q = product_and_sum(q, x, T(-0.0569595397f));
-  q = product_and_sum(q, x, T(0.106036559f));
-  q = product_and_sum(q, x, T(-0.153055936f));
-  q = product_and_sum(q, x, T(0.196759403f));
-  q = product_and_sum(q, x, T(-0.249541342f));
-  q = product_and_sum(q, x, T(0.333299637f));
-  q = product_and_sum(q, x, T(-0.499999017f));
-  return product_and_sum(x * x, q, x);
+  const T square = x * x;
+  T q = product_and_sum(T(0.0198514629f), x, T(-0.0569595397f));
+  q = product_and_sum(T(-0.0032440247f), square, q);
+  q = product_and_sum(q, square, product_and_sum(T(0.106036559f), x, T(-0.153055936f)));
+  q = product_and_sum(q, square, product_and_sum(T(0.196759403f), x, T(-0.249541342f)));
+  q = product_and_sum(q, square, product_and_sum(T(0.333299637f), x, T(-0.499999017f)));
+  return product_and_sum(square, q, x);
 }
 
 // To [-1, 1]; NaN stays.

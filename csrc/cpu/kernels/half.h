@@ -39,7 +39,7 @@ VAE_FUSED_INLINE __mmask16 mask_of_part(int count, int i) {
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
   Float result;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
     const void* of_part = source + i * kNativeLanes;
     result.part[i] = widen(_mm256_loadu_si256(static_cast<const __m256i*>(of_part)), source);
   });
@@ -48,53 +48,72 @@ VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
   Float result;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
     result.part[i] = widen(_mm256_maskz_loadu_epi16(mask_of_part(count, i), source + i * kNativeLanes), source);
   });
   return result;
 }
+
+// The halves of a vector of floats: a register of them has those of two registers.
+struct Narrowed {
+  __m512i pair[kParts<float> / 2];
+};
+
 template <HalfPrecision Stored>
-VAE_FUSED_INLINE void store(Stored* destination, Float value) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
-    void* of_part = destination + i * kNativeLanes;
-    _mm256_storeu_si256(static_cast<__m256i*>(of_part), narrow(value.part[i], destination));
+VAE_FUSED_INLINE Narrowed narrow(const Float& value, const Stored* type) {
+  Narrowed result;
+  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
+    const __m512i low = _mm512_castsi256_si512(narrow(value.part[2 * i], type));
+    result.pair[i] = _mm512_inserti64x4(low, narrow(value.part[2 * i + 1], type), 1);
+  });
+  return result;
+}
+
+#if defined(__AVX512BF16__)
+VAE_FUSED_INLINE bool has_subnormal(const Float& value) {
+  constexpr int kSubnormal = 0x20;
+  __mmask16 subnormal = 0;
+  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA { subnormal |= _mm512_fpclass_ps_mask(value.part[i], kSubnormal); });
+  return subnormal != 0;
+}
+
+// One instruction rounds two registers as the six above do each, but takes subnormal floats for 0: they can only be
+// where a result is 0, which is one test for all.
+VAE_FUSED_INLINE Narrowed narrow(const Float& value, const BFloat16* type) {
+  Narrowed result;
+  __mmask32 zero = 0;
+  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
+    result.pair[i] = (__m512i)_mm512_cvtne2ps_pbh(value.part[2 * i + 1], value.part[2 * i]);
+    zero |= _mm512_testn_epi16_mask(result.pair[i], _mm512_set1_epi16(0x7fff));
+  });
+  if (__builtin_expect(zero != 0, 0) && has_subnormal(value)) return narrow<BFloat16>(value, type);
+  return result;
+}
+#endif
+
+template <HalfPrecision Stored>
+VAE_FUSED_INLINE void store(Stored* destination, const Float& value) {
+  const Narrowed narrowed = narrow(value, destination);
+  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
+    _mm512_storeu_si512(destination + 2 * i * kNativeLanes, narrowed.pair[i]);
   });
 }
 template <HalfPrecision Stored>
-VAE_FUSED_INLINE void store_partial(Stored* destination, Float value, int count) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+VAE_FUSED_INLINE void store_partial(Stored* destination, const Float& value, int count) {
+  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
     _mm256_mask_storeu_epi16(destination + i * kNativeLanes, mask_of_part(count, i),
                              narrow(value.part[i], destination));
   });
 }
 // Past the caches; destination is 64-byte aligned.
 template <HalfPrecision Stored>
-VAE_FUSED_INLINE void stream(Stored* destination, Float value) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
-    void* of_part = destination + i * kNativeLanes;
-    _mm256_stream_si256(static_cast<__m256i*>(of_part), narrow(value.part[i], destination));
+VAE_FUSED_INLINE void stream(Stored* destination, const Float& value) {
+  const Narrowed narrowed = narrow(value, destination);
+  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
+    void* of_pair = destination + 2 * i * kNativeLanes;
+    _mm512_stream_si512(static_cast<__m512i*>(of_pair), narrowed.pair[i]);
   });
 }
-
-#if defined(__AVX512BF16__)
-// One instruction rounds both registers as the six above do each, but takes subnormal floats for 0.
-VAE_FUSED_INLINE __m512i narrow(Float value, const BFloat16* type) {
-  constexpr int kSubnormal = 0x20;
-  const __mmask16 subnormal =
-      _mm512_fpclass_ps_mask(value.part[0], kSubnormal) | _mm512_fpclass_ps_mask(value.part[1], kSubnormal);
-  if (__builtin_expect(subnormal != 0, 0)) {
-    const __m512i low = _mm512_castsi256_si512(narrow(value.part[0], type));
-    return _mm512_inserti64x4(low, narrow(value.part[1], type), 1);
-  }
-  return (__m512i)_mm512_cvtne2ps_pbh(value.part[1], value.part[0]);
-}
-VAE_FUSED_INLINE void store(BFloat16* destination, Float value) {
-  _mm512_storeu_si512(destination, narrow(value, destination));
-}
-VAE_FUSED_INLINE void stream(BFloat16* destination, Float value) {
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(destination), narrow(value, destination));
-}
-#endif
 
 #else
 
@@ -117,7 +136,7 @@ VAE_FUSED_INLINE __m128i narrow(NativeFloat value, const BFloat16*) {
 
 template <HalfPrecision Stored>
 VAE_FUSED_ELEMENTWISE Float load_widened_partial(const Stored* source, int count) {
-  alignas(32) float lanes[kLanes] = {};
+  alignas(32) float lanes[Float::kCount] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = widen(source[lane]);
   return load(lanes);
 }
@@ -125,7 +144,7 @@ template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 #if defined(__AVX2__) && defined(__F16C__)
   Float result;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i * kNativeLanes));
     if constexpr (__is_same(Stored, Half)) {
       result.part[i] = _mm256_cvtph_ps(bits);
@@ -135,24 +154,24 @@ VAE_FUSED_INLINE Float load_widened(const Stored* source) {
   });
   return result;
 #else
-  return load_widened_partial(source, kLanes);
+  return load_widened_partial(source, Float::kCount);
 #endif
 }
 template <HalfPrecision Stored>
 VAE_FUSED_ELEMENTWISE void store_partial(Stored* destination, Float value, int count) {
-  alignas(32) float lanes[kLanes];
+  alignas(32) float lanes[Float::kCount];
   store(lanes, value);
   for (int lane = 0; lane < count; ++lane) narrow(lanes[lane], destination + lane);
 }
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, Float value) {
 #if defined(__AVX2__) && defined(__F16C__)
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
     void* of_part = destination + i * kNativeLanes;
     _mm_storeu_si128(static_cast<__m128i*>(of_part), narrow(value.part[i], destination));
   });
 #else
-  store_partial(destination, value, kLanes);
+  store_partial(destination, value, Float::kCount);
 #endif
 }
 template <HalfPrecision Stored>

@@ -8,13 +8,15 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// One element of either prior, as the general form.
+// One element of either prior, as the general form, from the exponential that it takes of the log-variance: of what it
+// is beyond the prior's, or of half of it.
 template <bool kPrior, class Vector>
-VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, Vector logvar, Vector prior_mu, Vector prior_logvar) {
+VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, const Exponential<Vector>& e, Vector prior_mu,
+                                               Vector prior_logvar) {
   if constexpr (kPrior) {
-    return gaussian_kl(mu, logvar, prior_mu, prior_logvar);
+    return gaussian_kl(mu, e, prior_mu, prior_logvar);
   } else {
-    const auto element = posterior(mu, logvar);
+    const auto element = posterior(mu, e);
     return {element.unit_kl, mu, Vector(0.5f) * element.variance_minus_one, Vector(0.0f)};
   }
 }
@@ -50,25 +52,33 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
                                                   grad_logvar, grad_prior_mu, grad_prior_logvar);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
     ItemSums<T> sums(plan, divergences);
-    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
-      const Vector log_variance = logvar(at, lanes), prior = load_or_zero(prior_logvar, at, lanes),
-                   mean_of_prior = load_or_zero(prior_mu, at, lanes);
+    const auto begin = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      const Vector log_variance = logvar(at, lanes);
+      if constexpr (kPrior && !kTransforms) {
+        return exponential(clamped(log_variance) - prior_clamped(load_or_zero(prior_logvar, at, lanes)));
+      } else {
+        return scale_begun<kTransforms>(p.scale, clamped, log_variance);
+      }
+    };
+    for_each_vector<T>(range.count, types, begin, [&](int at, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
+      const Vector mean = mu(at, lanes), mean_of_prior = load_or_zero(prior_mu, at, lanes),
+                   prior = load_or_zero(prior_logvar, at, lanes);
       Vector weight = grad_elements.present() ? grad_elements(at, lanes) : weights(at);
       GaussianKL<Vector> element;
       if constexpr (kTransforms) {
         const Vector factor = factors_of(factors, at, lanes);
-        element = kl_of_scale<kPrior>(mu(at, lanes), scale_of_vector(p.scale, log_variance), mean_of_prior, prior);
+        element = kl_of_scale<kPrior>(mean, scale, mean_of_prior, prior);
         element.value = factor * element.value;
         weight = weight * factor;
       } else {
-        element = kl_element<kPrior>(mu(at, lanes), clamped(log_variance), mean_of_prior, prior_clamped(prior));
+        element = kl_element<kPrior>(mean, scale, mean_of_prior, prior_clamped(prior));
       }
       if (p.partials != nullptr) sums.add(at, element.value, lanes);
       if (elements.wanted()) elements.put(at, element.value, lanes);
       if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
       if (grad_logvar.wanted()) {
         const Vector to_logvar = weight * element.grad_logvar;
-        grad_logvar.put(at, kTransforms ? to_logvar : clamped.gradient(log_variance, to_logvar), lanes);
+        grad_logvar.put(at, kTransforms ? to_logvar : clamped.gradient(logvar(at, lanes), to_logvar), lanes);
       }
       if constexpr (kPrior) {
         if (grad_prior_mu.wanted()) grad_prior_mu.put(at, (Vector(0.0f) - weight) * element.grad_mu, lanes);

@@ -14,15 +14,19 @@ namespace VAE_FUSED_ISA {
 // without contraction, and a fixed tree adds up the lanes. The same bits on every instruction set.
 class LaneSum {
  public:
+  static constexpr int kLanes = 16;
+
   VAE_FUSED_HOST_DEVICE LaneSum() {
     repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = NativeDouble{}; });
   }
 
-  VAE_FUSED_HOST_DEVICE void add(const Float& value) {
+  template <int P>
+  VAE_FUSED_HOST_DEVICE void add(const VectorOf<float, P>& value) {
     widened(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide; });
   }
 
-  VAE_FUSED_HOST_DEVICE void add_square(const Float& value) {
+  template <int P>
+  VAE_FUSED_HOST_DEVICE void add_square(const VectorOf<float, P>& value) {
     widened(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide * wide; });
   }
 
@@ -36,12 +40,12 @@ class LaneSum {
   }
 
  private:
-  static constexpr int kRegisters = 16 / kWideLanes;
+  static constexpr int kRegisters = kLanes / kWideLanes;
 
   // body(two registers of doubles for each of floats, the index of the sums that they belong to)
-  template <class Body>
-  VAE_FUSED_HOST_DEVICE static void widened(const Float& value, Body body) {
-    repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  template <int P, class Body>
+  VAE_FUSED_HOST_DEVICE static void widened(const VectorOf<float, P>& value, Body body) {
+    repeat<P>([&](int i) VAE_FUSED_LAMBDA {
       const NativeFloat part = value.part[i];
 #if defined(__AVX512F__)
       const NativeDouble low = _mm512_cvtps_pd(_mm512_castps512_ps256(part));
@@ -64,12 +68,15 @@ class LaneSum {
 // a fixed tree of the same: as exact as the data, and the same bits on every instruction set.
 class CompensatedLaneSum {
  public:
+  static constexpr int kLanes = 8;
+
   VAE_FUSED_HOST_DEVICE CompensatedLaneSum() {
     repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = lost_[i] = NativeDouble{}; });
   }
 
-  VAE_FUSED_HOST_DEVICE void add(Double value) {
-    repeat<kParts>([&](int part) VAE_FUSED_LAMBDA {
+  template <int P>
+  VAE_FUSED_HOST_DEVICE void add(const VectorOf<double, P>& value) {
+    repeat<P>([&](int part) VAE_FUSED_LAMBDA {
       const int i = part % kRegisters;
       const TwoSum<NativeDouble> next(sums_[i], value.part[part]);
       sums_[i] = next.sum;
@@ -77,14 +84,17 @@ class CompensatedLaneSum {
     });
   }
 
-  VAE_FUSED_HOST_DEVICE void add_square(Double value) { add(value * value); }
+  template <int P>
+  VAE_FUSED_HOST_DEVICE void add_square(const VectorOf<double, P>& value) {
+    add(value * value);
+  }
 
   // Of an infinite sum nothing finite was lost, and inf - inf must not make it NaN.
   VAE_FUSED_HOST_DEVICE double total() const {
-    double sums[kSums], lost[kSums];
+    double sums[kLanes], lost[kLanes];
     std::memcpy(sums, sums_, sizeof(sums));
     std::memcpy(lost, lost_, sizeof(lost));
-    for (int half = kSums / 2; half > 0; half /= 2) {
+    for (int half = kLanes / 2; half > 0; half /= 2) {
       for (int lane = 0; lane < half; ++lane) {
         const TwoSum<double> next(sums[lane], sums[lane + half]);
         sums[lane] = next.sum;
@@ -95,7 +105,7 @@ class CompensatedLaneSum {
   }
 
  private:
-  static constexpr int kSums = 8, kRegisters = kSums / kWideLanes;
+  static constexpr int kRegisters = kLanes / kWideLanes;
 
   NativeDouble sums_[kRegisters], lost_[kRegisters];  // [8] lanes
 };

@@ -63,19 +63,21 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       for (int first = 0; first < range.count; first += run) {
         const int count = range.count - first < run ? range.count - first : run;
         const T* normals = noise_of_run(p, plan, tile, range, first, count, sample, noise, noise_of_items);
-        for_each_vector<T>(count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        const auto begin = [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+          return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
+        };
+        for_each_vector<T>(count, types, begin, [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
           const int at = first + i;
-          const auto mean = mu(at, lanes);
+          const auto mean = mu(at, lanes), normal = load(normals + i, lanes);
           if constexpr (kTransforms) {
-            const auto element = scale_of_vector(p.scale, logvar(at, lanes));
-            out.put(at, product_and_sum(temperature * element.sigma, load(normals + i, lanes), mean), lanes);
+            out.put(at, product_and_sum(temperature * scale.sigma, normal, mean), lanes);
             if constexpr (kWithKL) {
-              const Vector unit_kl = half * (mean * mean + element.minus_one_minus_logvar);
+              const Vector unit_kl = half * (mean * mean + scale.minus_one_minus_logvar);
               kl.add(at, factors_of(factors, at, lanes) * unit_kl, lanes);
             }
           } else {
-            const auto element = posterior(mean, clamped(logvar(at, lanes)));
-            out.put(at, product_and_sum(element.sigma, load(normals + i, lanes), mean), lanes);
+            const auto element = posterior(mean, scale);
+            out.put(at, product_and_sum(element.sigma, normal, mean), lanes);
             if constexpr (kWithKL) kl.add(at, element.unit_kl, lanes);
           }
         });
@@ -157,7 +159,10 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
       if constexpr (kOne) {
         normals = noise_of_run(p, plan, tile, range, first, count, 0, noise, noise_of_items);
       }
-      for_each_vector<T>(count, types, [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+      const auto begin = [&](int i, auto lanes) VAE_FUSED_LAMBDA {
+        return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
+      };
+      for_each_vector<T>(count, types, begin, [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
         const int at = first + i;
         Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
         if constexpr (kOne) {
@@ -169,22 +174,20 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
           grad_noise = load(noise_sum.values + at, lanes);
         }
         if constexpr (kWithKL) mean = mu(at, lanes);
-        const Vector log_variance = logvar(at, lanes);
         Vector to_logvar(0.0f), weight(0.0f);
         if constexpr (kWithKL) weight = weights(at);
         if constexpr (kWithKL && kTransforms) weight = weight * factors_of(factors, at, lanes);
         if constexpr (kWithKL) to_mu = product_and_sum(weight, mean, to_mu);
         if constexpr (kTransforms) {
-          const auto element = scale_of_vector(p.scale, log_variance);
-          if constexpr (kGrad != GradSource::kNone) to_logvar = temperature * grad_noise * element.sigma_slope;
+          if constexpr (kGrad != GradSource::kNone) to_logvar = temperature * grad_noise * scale.sigma_slope;
           if constexpr (kWithKL) {
-            to_logvar = to_logvar + half * weight * element.variance_minus_one * element.logvar_slope;
+            to_logvar = to_logvar + half * weight * scale.variance_minus_one * scale.logvar_slope;
           }
         } else {
-          const auto element = posterior(mean, clamped(log_variance));
+          const auto element = posterior(mean, scale);
           if constexpr (kGrad != GradSource::kNone) to_logvar = grad_noise * element.sigma;
           if constexpr (kWithKL) to_logvar = product_and_sum(weight, element.variance_minus_one, to_logvar);
-          to_logvar = clamped.gradient(log_variance, half * to_logvar);
+          to_logvar = clamped.gradient(logvar(at, lanes), half * to_logvar);
         }
         if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
         if (grad_logvar.wanted()) grad_logvar.put(at, to_logvar, lanes);

@@ -13,7 +13,7 @@ namespace VAE_FUSED_ISA {
 // Beyond the bounds, and at NaN, the gradient is zero.
 template <class S>
 VAE_FUSED_INLINE VectorOf<S> zero_beyond(VectorOf<S> x, VectorOf<S> low, VectorOf<S> high, VectorOf<S> gradient) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts<S>>([&](int i) VAE_FUSED_LAMBDA {
     const auto passes = (x.part[i] >= low.part[i]) & (x.part[i] <= high.part[i]);
     gradient.part[i] = passes ? gradient.part[i] : typename VectorOf<S>::Register{};
   });
@@ -44,6 +44,17 @@ class ClampOfTile {
 template <class Vector>
 static __attribute__((noinline)) Scale<Vector> scale_of_vector(const ScaleForm& form, Vector raw) {
   return scale_of(form, raw);
+}
+
+// What depends on the log-variance alone, for either kind of kernel: its scale in any form, or the exponential of half
+// of it.
+template <bool kTransforms, class T>
+VAE_FUSED_INLINE auto scale_begun(const ScaleForm& form, const ClampOfTile<T>& clamped, VectorOf<T> logvar) {
+  if constexpr (kTransforms) {
+    return scale_of_vector(form, logvar);
+  } else {
+    return exponential(VectorOf<T>(0.5f) * clamped(logvar));
+  }
 }
 
 // The factors of the KL from an index of the tile on; 1 where there is no mask. They are an array of T, because the

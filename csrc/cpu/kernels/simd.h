@@ -1,4 +1,4 @@
-// Vectors of several registers: two of AVX-512, which hold 32 floats, two of AVX2 or four of 128 bits, which hold 16.
+// Vectors of several registers: four of AVX-512, which hold 64 floats, two of AVX2 or four of 128 bits, which hold 16.
 //
 // A kernel is written once over them. Every operation is done on all registers before the next one, so that the chains
 // of operations of several registers run side by side: one alone would wait for its own results.
@@ -14,8 +14,10 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-constexpr int kParts = kNativeLanes == 4 ? 4 : 2;
-constexpr int kLanes = kParts * kNativeLanes;  // of float
+// The registers of a vector: as many as there is room for. The functions of doubles keep more values than those of
+// floats, and AVX2 has half the registers of AVX-512.
+template <class S>
+constexpr int kParts = kNativeLanes == 8 || (kNativeLanes == 16 && sizeof(S) == 8) ? 2 : 4;
 
 #define VAE_FUSED_LAMBDA __attribute__((always_inline))
 
@@ -52,7 +54,7 @@ struct NativeOf<double> {
 };
 
 // kRegisters registers of S.
-template <class S, int kRegisters = kParts>
+template <class S, int kRegisters = kParts<S>>
 struct VectorOf {
   using Scalar = S;
   using Register = typename NativeOf<S>::Register;
@@ -204,18 +206,18 @@ VAE_FUSED_INLINE void split_exponent(VectorOf<double, P> x, VectorOf<double, P>&
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> load(const S* source) {
-  VectorOf<S> result;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+template <class S, int P = kParts<S>>
+VAE_FUSED_INLINE VectorOf<S, P> load(const S* source) {
+  VectorOf<S, P> result;
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     std::memcpy(&result.part[i], source + i * VectorOf<S>::kPartCount, sizeof(result.part[i]));
   });
   return result;
 }
 
-template <class S>
-VAE_FUSED_INLINE void store(S* destination, VectorOf<S> value) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+template <class S, int P>
+VAE_FUSED_INLINE void store(S* destination, VectorOf<S, P> value) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     std::memcpy(destination + i * VectorOf<S>::kPartCount, &value.part[i], sizeof(value.part[i]));
   });
 }
@@ -228,25 +230,25 @@ VAE_FUSED_INLINE int lanes_of_part(int count, int i) {
 }
 
 // The first count lanes, of which there are more; the others read as 0 and are not written.
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> load_partial(const S* source, int count) {
+template <class S, int P = kParts<S>>
+VAE_FUSED_INLINE VectorOf<S, P> load_partial(const S* source, int count) {
 #if defined(__AVX512F__)
-  VectorOf<S> result;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  VectorOf<S, P> result;
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     result.part[i] = load_masked(source + i * VectorOf<S>::kPartCount, lanes_of_part<S>(count, i));
   });
   return result;
 #else
-  S lanes[VectorOf<S>::kCount] = {};
+  S lanes[VectorOf<S, P>::kCount] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = source[lane];
-  return load(lanes);
+  return load<S, P>(lanes);
 #endif
 }
 
 template <class S>
 VAE_FUSED_INLINE void store_partial(S* destination, VectorOf<S> value, int count) {
 #if defined(__AVX512F__)
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts<S>>([&](int i) VAE_FUSED_LAMBDA {
     store_masked(destination + i * VectorOf<S>::kPartCount, value.part[i], lanes_of_part<S>(count, i));
   });
 #else
@@ -259,7 +261,9 @@ VAE_FUSED_INLINE void store_partial(S* destination, VectorOf<S> value, int count
 // Past the caches: worth it for outputs that are larger than they are. destination is aligned to a register.
 template <class S>
 VAE_FUSED_INLINE void stream(S* destination, VectorOf<S> value) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA { stream(destination + i * VectorOf<S>::kPartCount, value.part[i]); });
+  repeat<kParts<S>>([&](int i) VAE_FUSED_LAMBDA {
+    stream(destination + i * VectorOf<S>::kPartCount, value.part[i]);
+  });
 }
 
 }  // namespace VAE_FUSED_ISA

@@ -58,18 +58,40 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
   if (i < count) body(i, PartialOf<Stored>{{count - i}});
 }
 
-// body(index, lanes) over count elements of tiles of these types. Where they all have one type the loop is compiled for
-// it: a test of the type at every access costs as much as the conversion itself. The narrower instruction sets do
-// without: their conversions cost more than the test, and the compiler takes minutes over the additional loops. Tiles
-// of doubles hold nothing else.
-template <class T, class Body>
-VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Body body) {
-  if constexpr (std::is_same_v<T, float> && kNativeLanes == 16) {
-    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, body);
-    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, body);
-    if (types == type_bit(ElementType::kBFloat16)) return for_each_vector_of<T, BFloat16>(count, body);
+// The same in two stages, the second with what the first returned: finish(index, lanes, begun). The elementary functions
+// of a vector are begun after the vector before it is finished, which is independent of them, and not before what waits
+// for them: the processor looks ahead by fewer operations than the chain of a vector has.
+template <class T, class Stored, class Begin, class Finish>
+VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) {
+  constexpr int step = VectorOf<T>::kCount;
+  constexpr FullOf<Stored> full;
+  int i = 0;
+  if (count >= step) {
+    auto begun = begin(0, full);
+    for (i = step; i + step <= count; i += step) {
+      finish(i - step, full, begun);
+      begun = begin(i, full);
+    }
+    finish(i - step, full, begun);
   }
-  for_each_vector_of<T, std::conditional_t<std::is_same_v<T, double>, double, void>>(count, body);
+  if (i < count) {
+    const PartialOf<Stored> part{{count - i}};
+    finish(i, part, begin(i, part));
+  }
+}
+
+// body(index, lanes), or the two stages of it, over count elements of tiles of these types. Where they all have one
+// type the loop is compiled for it: a test of the type at every access costs as much as the conversion itself. The
+// narrower instruction sets do without: their conversions cost more than the test, and the compiler takes minutes over
+// the additional loops. Tiles of doubles hold nothing else.
+template <class T, class... Stages>
+VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Stages... stages) {
+  if constexpr (std::is_same_v<T, float> && kNativeLanes == 16) {
+    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, stages...);
+    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, stages...);
+    if (types == type_bit(ElementType::kBFloat16)) return for_each_vector_of<T, BFloat16>(count, stages...);
+  }
+  for_each_vector_of<T, std::conditional_t<std::is_same_v<T, double>, double, void>>(count, stages...);
 }
 
 }  // namespace VAE_FUSED_ISA

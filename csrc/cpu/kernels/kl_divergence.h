@@ -63,18 +63,19 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
     for_each_vector<T>(range.count, types, begin, [&](int at, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
       const Vector mean = mu(at, lanes), mean_of_prior = load_or_zero(prior_mu, at, lanes),
                    prior = load_or_zero(prior_logvar, at, lanes);
-      Vector weight = grad_elements.present() ? grad_elements(at, lanes) : weights(at);
-      GaussianKL<Vector> element;
-      if constexpr (kTransforms) {
-        const Vector factor = factors_of(factors, at, lanes);
-        element = kl_of_scale<kPrior>(mean, scale, mean_of_prior, prior);
-        element.value = factor * element.value;
-        weight = weight * factor;
-      } else {
-        element = kl_element<kPrior>(mean, scale, mean_of_prior, prior_clamped(prior));
-      }
-      if (p.partials != nullptr) sums.add(at, element.value, lanes);
-      if (elements.wanted()) elements.put(at, element.value, lanes);
+      const Vector factor = kTransforms ? factors_of(factors, at, lanes) : Vector(1.0f);
+      const GaussianKL<Vector> element = [&]() VAE_FUSED_LAMBDA {
+        if constexpr (kTransforms) {
+          return kl_of_scale<kPrior>(mean, scale, mean_of_prior, prior);
+        } else {
+          return kl_element<kPrior>(mean, scale, mean_of_prior, prior_clamped(prior));
+        }
+      }();
+      const auto times_factor = [&](Vector x) VAE_FUSED_LAMBDA { return kTransforms ? factor * x : x; };
+      const Vector value = times_factor(element.value);
+      const Vector weight = times_factor(grad_elements.present() ? grad_elements(at, lanes) : weights(at));
+      if (p.partials != nullptr) sums.add(at, value, lanes);
+      if (elements.wanted()) elements.put(at, value, lanes);
       if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);
       if (grad_logvar.wanted()) {
         const Vector to_logvar = weight * element.grad_logvar;

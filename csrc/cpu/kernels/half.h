@@ -73,7 +73,8 @@ VAE_FUSED_INLINE Narrowed narrow(const Float& value, const Stored* type) {
 VAE_FUSED_INLINE bool has_subnormal(const Float& value) {
   constexpr int kSubnormal = 0x20;
   __mmask16 subnormal = 0;
-  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA { subnormal |= _mm512_fpclass_ps_mask(value.part[i], kSubnormal); });
+  repeat<kParts<float>>([&](int i)
+                            VAE_FUSED_LAMBDA { subnormal |= _mm512_fpclass_ps_mask(value.part[i], kSubnormal); });
   return subnormal != 0;
 }
 
@@ -94,9 +95,8 @@ VAE_FUSED_INLINE Narrowed narrow(const Float& value, const BFloat16* type) {
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, const Float& value) {
   const Narrowed narrowed = narrow(value, destination);
-  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
-    _mm512_storeu_si512(destination + 2 * i * kNativeLanes, narrowed.pair[i]);
-  });
+  repeat<kParts<float> / 2>(
+      [&](int i) VAE_FUSED_LAMBDA { _mm512_storeu_si512(destination + 2 * i * kNativeLanes, narrowed.pair[i]); });
 }
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store_partial(Stored* destination, const Float& value, int count) {

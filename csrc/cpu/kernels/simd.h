@@ -261,9 +261,7 @@ VAE_FUSED_INLINE void store_partial(S* destination, VectorOf<S> value, int count
 // Past the caches: worth it for outputs that are larger than they are. destination is aligned to a register.
 template <class S>
 VAE_FUSED_INLINE void stream(S* destination, VectorOf<S> value) {
-  repeat<kParts<S>>([&](int i) VAE_FUSED_LAMBDA {
-    stream(destination + i * VectorOf<S>::kPartCount, value.part[i]);
-  });
+  repeat<kParts<S>>([&](int i) VAE_FUSED_LAMBDA { stream(destination + i * VectorOf<S>::kPartCount, value.part[i]); });
 }
 
 }  // namespace VAE_FUSED_ISA

@@ -58,9 +58,9 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
   if (i < count) body(i, PartialOf<Stored>{{count - i}});
 }
 
-// The same in two stages, the second with what the first returned: finish(index, lanes, begun). The elementary functions
-// of a vector are begun after the vector before it is finished, which is independent of them, and not before what waits
-// for them: the processor looks ahead by fewer operations than the chain of a vector has.
+// The same in two stages, the second with what the first returned: finish(index, lanes, begun). The elementary
+// functions of a vector are begun after the vector before it is finished, which is independent of them, and not before
+// what waits for them: the processor looks ahead by fewer operations than the chain of a vector has.
 template <class T, class Stored, class Begin, class Finish>
 VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) {
   constexpr int step = VectorOf<T>::kCount;

@@ -12,7 +12,7 @@ namespace vae_fused {
 
 // ---- double --------------------------------------------------------------------------------------------------------
 
-VAE_FUSED_HOST_DEVICE double reciprocal(double x) { return 1.0 / x; }
+VAE_FUSED_HOST_DEVICE double quotient(double x, double y) { return x / y; }
 VAE_FUSED_HOST_DEVICE double exponential_of(double x) { return ::exp(x); }
 VAE_FUSED_HOST_DEVICE double natural_log(double x) { return ::log(x); }
 VAE_FUSED_HOST_DEVICE double log_one_plus(double x) { return ::log1p(x); }
@@ -23,7 +23,7 @@ VAE_FUSED_HOST_DEVICE double decay(double x) { return ::exp(-::fabs(x)); }
 // ---- float on a GPU ------------------------------------------------------------------------------------------------
 
 #if defined(__CUDACC__)
-__device__ __forceinline__ float reciprocal(float x) { return approximate_reciprocal(x); }
+__device__ __forceinline__ float quotient(float x, float y) { return x * approximate_reciprocal(y); }
 __device__ __forceinline__ float exponential_of(float x) { return expf(x); }
 __device__ __forceinline__ float natural_log(float x) { return logf(x); }
 __device__ __forceinline__ float log_one_plus(float x) { return log1pf(x); }

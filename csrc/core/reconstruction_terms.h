@@ -1,7 +1,9 @@
 // The reconstruction terms, element by element: each states its value and its derivatives once, for CPU and CUDA.
 //
 // A term is called with recon, target and log_sigma, which only the likelihoods with a sigma an element look at; those
-// with one sigma for all are core/one_sigma.h. docs/reconstruction-terms.md has the formulas and where they come from.
+// with one sigma for all are core/one_sigma.h. Where it takes an elementary function of recon or of log_sigma alone,
+// that is begin(recon, log_sigma), which a kernel may call ahead, to call the term with what it returned.
+// docs/reconstruction-terms.md has the formulas and where they come from.
 #pragma once
 
 #include "core/kernel_params.h"
@@ -62,10 +64,14 @@ template <class T>
 struct BCEWithLogits {
   VAE_FUSED_HOST_DEVICE explicit BCEWithLogits(const TermSettings&) {}
 
-  VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T) const {
+  VAE_FUSED_HOST_DEVICE T begin(T recon, T) const { return decay(recon); }
+
+  VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T log_sigma) const {
+    return (*this)(recon, target, log_sigma, begin(recon, log_sigma));
+  }
+  VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T, T fallen) const {
     const T zero(0.0f), one(1.0f), minus_recon = zero - recon;
-    const T fallen = decay(recon);
-    const T sigmoid = select_less(recon, zero, fallen, one) * reciprocal(one + fallen);
+    const T sigmoid = quotient(select_less(recon, zero, fallen, one), one + fallen);
     const T against = select_less(recon, zero, target, one - target);
     return {product_and_sum(absolute(recon), against, log_one_plus_of_unit(fallen)), sigmoid - target, minus_recon,
             zero};
@@ -84,16 +90,15 @@ struct BCE {
     const T log_of_other = at_least(log_one_plus(zero - recon), lowest);
     const T to_target = log_of_other - log_of;
     const T variance = at_least(recon * (one - recon), least);
-    return {product_and_sum(target, to_target, zero - log_of_other), (recon - target) * reciprocal(variance), to_target,
+    return {product_and_sum(target, to_target, zero - log_of_other), quotient(recon - target, variance), to_target,
             zero};
   }
 };
 
-// 1 / sigma, the factor of the difference; for no difference 1, because 1 / sigma may be infinite and 0 / sigma is 0.
+// 1 / sigma as the factor of the difference; for no difference 1, because 1 / sigma may be infinite and 0 / sigma is 0.
 template <class T>
-VAE_FUSED_HOST_DEVICE T inverse_sigma_for(T difference, T log_sigma) {
-  const T zero(0.0f), one(1.0f);
-  return select_less(zero, absolute(difference), exponential_of(zero - log_sigma), one);
+VAE_FUSED_HOST_DEVICE T factor_of_difference(T difference, T inverse_sigma) {
+  return select_less(T(0.0f), absolute(difference), inverse_sigma, T(1.0f));
 }
 
 // d^2 / (2 sigma^2) + log sigma + constant. d / sigma is formed before it is squared, so that e^{2 log_sigma} need not
@@ -104,9 +109,14 @@ struct GaussianNLL {
   VAE_FUSED_HOST_DEVICE explicit GaussianNLL(const TermSettings& settings)
       : constant(static_cast<Scalar>(settings.constant)) {}
 
+  VAE_FUSED_HOST_DEVICE T begin(T, T log_sigma) const { return exponential_of(T(0.0f) - log_sigma); }
+
   VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T log_sigma) const {
-    const T difference = recon - target, inverse_sigma = inverse_sigma_for(difference, log_sigma);
-    const T score = difference * inverse_sigma, square = score * score, slope = score * inverse_sigma;
+    return (*this)(recon, target, log_sigma, begin(recon, log_sigma));
+  }
+  VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T log_sigma, T inverse_sigma) const {
+    const T difference = recon - target, factor = factor_of_difference(difference, inverse_sigma);
+    const T score = difference * factor, square = score * score, slope = score * factor;
     return {product_and_sum(T(0.5f), square, log_sigma + constant), slope, T(0.0f) - slope, T(1.0f) - square};
   }
 
@@ -120,9 +130,14 @@ struct LaplaceNLL {
   VAE_FUSED_HOST_DEVICE explicit LaplaceNLL(const TermSettings& settings)
       : constant(static_cast<Scalar>(settings.constant)) {}
 
+  VAE_FUSED_HOST_DEVICE T begin(T, T log_sigma) const { return exponential_of(T(0.0f) - log_sigma); }
+
   VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T log_sigma) const {
-    const T difference = recon - target, inverse_sigma = inverse_sigma_for(difference, log_sigma);
-    const T score = absolute(difference) * inverse_sigma, slope = sign_of(difference) * inverse_sigma;
+    return (*this)(recon, target, log_sigma, begin(recon, log_sigma));
+  }
+  VAE_FUSED_HOST_DEVICE TermElement<T> operator()(T recon, T target, T log_sigma, T inverse_sigma) const {
+    const T difference = recon - target, factor = factor_of_difference(difference, inverse_sigma);
+    const T score = absolute(difference) * factor, slope = sign_of(difference) * factor;
     return {score + (log_sigma + constant), slope, T(0.0f) - slope, T(1.0f) - score};
   }
 

@@ -156,7 +156,7 @@ VAE_FUSED_INLINE void sincos_of_turn(VectorOf<double, P> angle, VectorOf<double,
 
 // ---- of the reconstruction terms -----------------------------------------------------------------------------------
 
-VAE_FUSED_INLINE Double reciprocal(Double x) { return Double(1.0) / x; }
+VAE_FUSED_INLINE Double quotient(Double x, Double y) { return x / y; }
 
 VAE_FUSED_INLINE Double at_least(Double x, Double low) { return maximum(x, low); }
 
@@ -169,13 +169,13 @@ VAE_FUSED_INLINE Double natural_log(Double x) { return logarithm(x).value; }
 // The logarithm of the rounded sum, and what its rounding lost, for x in [-1, 1]. For x < -1/2 the sum is exact.
 VAE_FUSED_INLINE Double log_one_plus(Double x) {
   const Double one(1.0), sum = one + x;
-  return natural_log(sum) + (x - (sum - one)) * reciprocal(at_least(sum, Double(0.5)));
+  return natural_log(sum) + quotient(x - (sum - one), at_least(sum, Double(0.5)));
 }
 
 // The same for x in [0, 1], where a logarithm has no edges.
 VAE_FUSED_INLINE Double log_one_plus_of_unit(Double x) {
   const Double one(1.0), sum = one + x;
-  return value_of(reduced_logarithm(sum)) + (x - (sum - one)) * reciprocal(sum);
+  return value_of(reduced_logarithm(sum)) + quotient(x - (sum - one), sum);
 }
 
 }  // namespace VAE_FUSED_ISA

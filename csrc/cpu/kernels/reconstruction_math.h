@@ -7,7 +7,7 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-VAE_FUSED_INLINE Float reciprocal(Float x) { return Float(1.0f) / x; }
+VAE_FUSED_INLINE Float quotient(Float x, Float y) { return x / y; }
 
 VAE_FUSED_INLINE Float at_least(Float x, Float low) { return maximum(x, low); }
 
@@ -28,7 +28,7 @@ VAE_FUSED_INLINE Float natural_log(Float x) {
 // For x in [-1, 1]: the logarithm of the rounded sum, and what its rounding lost. As NaN beyond -1 as the logarithm.
 VAE_FUSED_INLINE Float log_one_plus(Float x) {
   const Float one(1.0f), sum = one + x;
-  return natural_log(sum) + (x - (sum - one)) * reciprocal(at_least(sum, Float(0.5f)));
+  return natural_log(sum) + quotient(x - (sum - one), at_least(sum, Float(0.5f)));
 }
 
 }  // namespace VAE_FUSED_ISA

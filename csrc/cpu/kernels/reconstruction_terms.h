@@ -9,6 +9,10 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
+// Whether a term takes an elementary function that can be begun ahead.
+template <class Term, class Vector>
+constexpr bool kBegins = requires(const Term& term, Vector x) { term.begin(x, x); };
+
 template <class T, class Term>
 static void reconstruction_term_tiles(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first_tile,
                                       int64_t last_tile) {
@@ -31,9 +35,10 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     const unsigned types = types_of(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
     ItemSums<T> sums(plan, elements_to_sum), weight_sums(plan, weights_to_sum);
-    for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
-      const Vector width = log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f);
-      const auto element = term(recon(at, lanes), target(at, lanes), width);
+    const auto width = [&](int at, auto lanes)
+                           VAE_FUSED_LAMBDA { return log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f); };
+    const auto body = [&](int at, auto lanes, const auto&... begun) VAE_FUSED_LAMBDA {
+      const auto element = term(recon(at, lanes), target(at, lanes), width(at, lanes), begun...);
       Vector value = element.value, gradient = weights(at);
       if (weight.present()) {
         const Vector own_weight = weight(at, lanes);
@@ -47,7 +52,14 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
       if (grad_recon.wanted()) grad_recon.put(at, gradient * element.to_recon, lanes);
       if (grad_target.wanted()) grad_target.put(at, gradient * element.to_target, lanes);
       if (grad_log_sigma.wanted()) grad_log_sigma.put(at, gradient * element.to_log_sigma, lanes);
-    });
+    };
+    if constexpr (kBegins<Term, Vector>) {
+      const auto begin = [&](int at, auto lanes)
+                             VAE_FUSED_LAMBDA { return term.begin(recon(at, lanes), width(at, lanes)); };
+      for_each_vector<T>(range.count, types, begin, body);
+    } else {
+      for_each_vector<T>(range.count, types, body);
+    }
     if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
     if (params.weight_partials != nullptr) weight_sums.write(plan, tile, range, params.weight_partials);
     const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand)

@@ -39,7 +39,7 @@ VAE_FUSED_INLINE __mmask16 mask_of_part(int count, int i) {
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
   Float result;
-  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     const void* of_part = source + i * kNativeLanes;
     result.part[i] = widen(_mm256_loadu_si256(static_cast<const __m256i*>(of_part)), source);
   });
@@ -48,7 +48,7 @@ VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
   Float result;
-  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     result.part[i] = widen(_mm256_maskz_loadu_epi16(mask_of_part(count, i), source + i * kNativeLanes), source);
   });
   return result;
@@ -56,13 +56,13 @@ VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
 
 // The halves of a vector of floats: a register of them has those of two registers.
 struct Narrowed {
-  __m512i pair[kParts<float> / 2];
+  __m512i pair[kParts / 2];
 };
 
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE Narrowed narrow(const Float& value, const Stored* type) {
   Narrowed result;
-  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts / 2>([&](int i) VAE_FUSED_LAMBDA {
     const __m512i low = _mm512_castsi256_si512(narrow(value.part[2 * i], type));
     result.pair[i] = _mm512_inserti64x4(low, narrow(value.part[2 * i + 1], type), 1);
   });
@@ -73,8 +73,7 @@ VAE_FUSED_INLINE Narrowed narrow(const Float& value, const Stored* type) {
 VAE_FUSED_INLINE bool has_subnormal(const Float& value) {
   constexpr int kSubnormal = 0x20;
   __mmask16 subnormal = 0;
-  repeat<kParts<float>>([&](int i)
-                            VAE_FUSED_LAMBDA { subnormal |= _mm512_fpclass_ps_mask(value.part[i], kSubnormal); });
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA { subnormal |= _mm512_fpclass_ps_mask(value.part[i], kSubnormal); });
   return subnormal != 0;
 }
 
@@ -83,7 +82,7 @@ VAE_FUSED_INLINE bool has_subnormal(const Float& value) {
 VAE_FUSED_INLINE Narrowed narrow(const Float& value, const BFloat16* type) {
   Narrowed result;
   __mmask32 zero = 0;
-  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts / 2>([&](int i) VAE_FUSED_LAMBDA {
     result.pair[i] = (__m512i)_mm512_cvtne2ps_pbh(value.part[2 * i + 1], value.part[2 * i]);
     zero |= _mm512_testn_epi16_mask(result.pair[i], _mm512_set1_epi16(0x7fff));
   });
@@ -95,12 +94,12 @@ VAE_FUSED_INLINE Narrowed narrow(const Float& value, const BFloat16* type) {
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, const Float& value) {
   const Narrowed narrowed = narrow(value, destination);
-  repeat<kParts<float> / 2>(
+  repeat<kParts / 2>(
       [&](int i) VAE_FUSED_LAMBDA { _mm512_storeu_si512(destination + 2 * i * kNativeLanes, narrowed.pair[i]); });
 }
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store_partial(Stored* destination, const Float& value, int count) {
-  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     _mm256_mask_storeu_epi16(destination + i * kNativeLanes, mask_of_part(count, i),
                              narrow(value.part[i], destination));
   });
@@ -109,7 +108,7 @@ VAE_FUSED_INLINE void store_partial(Stored* destination, const Float& value, int
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE void stream(Stored* destination, const Float& value) {
   const Narrowed narrowed = narrow(value, destination);
-  repeat<kParts<float> / 2>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts / 2>([&](int i) VAE_FUSED_LAMBDA {
     void* of_pair = destination + 2 * i * kNativeLanes;
     _mm512_stream_si512(static_cast<__m512i*>(of_pair), narrowed.pair[i]);
   });
@@ -144,7 +143,7 @@ template <HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 #if defined(__AVX2__) && defined(__F16C__)
   Float result;
-  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i * kNativeLanes));
     if constexpr (__is_same(Stored, Half)) {
       result.part[i] = _mm256_cvtph_ps(bits);
@@ -166,7 +165,7 @@ VAE_FUSED_ELEMENTWISE void store_partial(Stored* destination, Float value, int c
 template <HalfPrecision Stored>
 VAE_FUSED_INLINE void store(Stored* destination, Float value) {
 #if defined(__AVX2__) && defined(__F16C__)
-  repeat<kParts<float>>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     void* of_part = destination + i * kNativeLanes;
     _mm_storeu_si128(static_cast<__m128i*>(of_part), narrow(value.part[i], destination));
   });

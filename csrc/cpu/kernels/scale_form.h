@@ -13,7 +13,7 @@ namespace VAE_FUSED_ISA {
 // Beyond the bounds, and at NaN, the gradient is zero.
 template <class S>
 VAE_FUSED_INLINE VectorOf<S> zero_beyond(VectorOf<S> x, VectorOf<S> low, VectorOf<S> high, VectorOf<S> gradient) {
-  repeat<kParts<S>>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
     const auto passes = (x.part[i] >= low.part[i]) & (x.part[i] <= high.part[i]);
     gradient.part[i] = passes ? gradient.part[i] : typename VectorOf<S>::Register{};
   });

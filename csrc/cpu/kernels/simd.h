@@ -14,7 +14,7 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// The registers of a vector. Four of AVX-512 would be a tenth faster in the caches, but twice as slow beyond them,
+// The registers of a vector. Four of AVX-512 would be a tenth faster in the caches, but up to twice as slow beyond them,
 // where two cache lines of every stream at a time are enough.
 constexpr int kParts = kNativeLanes == 4 ? 4 : 2;
 

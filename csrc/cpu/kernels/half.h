@@ -36,33 +36,34 @@ VAE_FUSED_INLINE __mmask16 mask_of_part(int count, int i) {
   return static_cast<__mmask16>((1u << lanes_of_part<float>(count, i)) - 1);
 }
 
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE Float load_widened(const Stored* source) {
-  Float result;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+template <int P, HalfPrecision Stored>
+VAE_FUSED_INLINE VectorOf<float, P> load_widened(const Stored* source) {
+  VectorOf<float, P> result;
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     const void* of_part = source + i * kNativeLanes;
     result.part[i] = widen(_mm256_loadu_si256(static_cast<const __m256i*>(of_part)), source);
   });
   return result;
 }
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE Float load_widened_partial(const Stored* source, int count) {
-  Float result;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+template <int P, HalfPrecision Stored>
+VAE_FUSED_INLINE VectorOf<float, P> load_widened_partial(const Stored* source, int count) {
+  VectorOf<float, P> result;
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     result.part[i] = widen(_mm256_maskz_loadu_epi16(mask_of_part(count, i), source + i * kNativeLanes), source);
   });
   return result;
 }
 
 // The halves of a vector of floats: a register of them has those of two registers.
+template <int P>
 struct Narrowed {
-  __m512i pair[kParts / 2];
+  __m512i pair[P / 2];
 };
 
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE Narrowed narrow(const Float& value, const Stored* type) {
-  Narrowed result;
-  repeat<kParts / 2>([&](int i) VAE_FUSED_LAMBDA {
+template <HalfPrecision Stored, int P>
+VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const Stored* type) {
+  Narrowed<P> result;
+  repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
     const __m512i low = _mm512_castsi256_si512(narrow(value.part[2 * i], type));
     result.pair[i] = _mm512_inserti64x4(low, narrow(value.part[2 * i + 1], type), 1);
   });
@@ -70,45 +71,47 @@ VAE_FUSED_INLINE Narrowed narrow(const Float& value, const Stored* type) {
 }
 
 #if defined(__AVX512BF16__)
-VAE_FUSED_INLINE bool has_subnormal(const Float& value) {
+template <int P>
+VAE_FUSED_INLINE bool has_subnormal(const VectorOf<float, P>& value) {
   constexpr int kSubnormal = 0x20;
   __mmask16 subnormal = 0;
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA { subnormal |= _mm512_fpclass_ps_mask(value.part[i], kSubnormal); });
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA { subnormal |= _mm512_fpclass_ps_mask(value.part[i], kSubnormal); });
   return subnormal != 0;
 }
 
 // One instruction rounds two registers as the six above do each, but takes subnormal floats for 0: they can only be
 // where a result is 0, which is one test for all.
-VAE_FUSED_INLINE Narrowed narrow(const Float& value, const BFloat16* type) {
-  Narrowed result;
+template <int P>
+VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const BFloat16* type) {
+  Narrowed<P> result;
   __mmask32 zero = 0;
-  repeat<kParts / 2>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
     result.pair[i] = (__m512i)_mm512_cvtne2ps_pbh(value.part[2 * i + 1], value.part[2 * i]);
     zero |= _mm512_testn_epi16_mask(result.pair[i], _mm512_set1_epi16(0x7fff));
   });
-  if (__builtin_expect(zero != 0, 0) && has_subnormal(value)) return narrow<BFloat16>(value, type);
+  if (__builtin_expect(zero != 0, 0) && has_subnormal(value)) return narrow<BFloat16, P>(value, type);
   return result;
 }
 #endif
 
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE void store(Stored* destination, const Float& value) {
-  const Narrowed narrowed = narrow(value, destination);
-  repeat<kParts / 2>(
-      [&](int i) VAE_FUSED_LAMBDA { _mm512_storeu_si512(destination + 2 * i * kNativeLanes, narrowed.pair[i]); });
+template <HalfPrecision Stored, int P>
+VAE_FUSED_INLINE void store(Stored* destination, const VectorOf<float, P>& value) {
+  const Narrowed<P> narrowed = narrow(value, destination);
+  repeat<P / 2>([&](int i)
+                    VAE_FUSED_LAMBDA { _mm512_storeu_si512(destination + 2 * i * kNativeLanes, narrowed.pair[i]); });
 }
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE void store_partial(Stored* destination, const Float& value, int count) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+template <HalfPrecision Stored, int P>
+VAE_FUSED_INLINE void store_partial(Stored* destination, const VectorOf<float, P>& value, int count) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     _mm256_mask_storeu_epi16(destination + i * kNativeLanes, mask_of_part(count, i),
                              narrow(value.part[i], destination));
   });
 }
 // Past the caches; destination is 64-byte aligned.
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE void stream(Stored* destination, const Float& value) {
-  const Narrowed narrowed = narrow(value, destination);
-  repeat<kParts / 2>([&](int i) VAE_FUSED_LAMBDA {
+template <HalfPrecision Stored, int P>
+VAE_FUSED_INLINE void stream(Stored* destination, const VectorOf<float, P>& value) {
+  const Narrowed<P> narrowed = narrow(value, destination);
+  repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
     void* of_pair = destination + 2 * i * kNativeLanes;
     _mm512_stream_si512(static_cast<__m512i*>(of_pair), narrowed.pair[i]);
   });
@@ -133,13 +136,13 @@ VAE_FUSED_INLINE __m128i narrow(NativeFloat value, const BFloat16*) {
 }
 #endif
 
-template <HalfPrecision Stored>
+template <int P, HalfPrecision Stored>
 VAE_FUSED_ELEMENTWISE Float load_widened_partial(const Stored* source, int count) {
   alignas(32) float lanes[Float::kCount] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = widen(source[lane]);
   return load(lanes);
 }
-template <HalfPrecision Stored>
+template <int P, HalfPrecision Stored>
 VAE_FUSED_INLINE Float load_widened(const Stored* source) {
 #if defined(__AVX2__) && defined(__F16C__)
   Float result;
@@ -153,7 +156,7 @@ VAE_FUSED_INLINE Float load_widened(const Stored* source) {
   });
   return result;
 #else
-  return load_widened_partial(source, Float::kCount);
+  return load_widened_partial<P>(source, Float::kCount);
 #endif
 }
 template <HalfPrecision Stored>

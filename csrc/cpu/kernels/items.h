@@ -17,7 +17,7 @@ constexpr int kPartsOfItem = SumOf<T>::kLanes / VectorOf<T>::kPartCount;
 // A value for every element of a tile, with room for the vector that ends beyond it.
 template <class T>
 struct alignas(64) ElementBuffer {
-  T values[kTile + VectorOf<T>::kCount];
+  T values[kTile + VectorOf<T, kMostParts<T>>::kCount];
 };
 
 enum class Summed { kValues, kSquares };
@@ -34,20 +34,23 @@ class ItemSums {
       : elements_(plan.items_per_tile > 1 ? buffer.values : nullptr) {}
 
   template <class Lanes>
-  VAE_FUSED_HOST_DEVICE void add(int at, const VectorOf<T>& value, Lanes lanes) {
+  VAE_FUSED_HOST_DEVICE void add(int at, const VectorIn<T, Lanes>& value, Lanes lanes) {
+    using Vector = VectorIn<T, Lanes>;
     if (elements_ != nullptr) {
       store(elements_ + at, value);
       return;
     }
-    add_to(sum_, last_);
-    if constexpr (std::is_base_of_v<Partial, Lanes>) {
+    Vector last;
+    repeat<Lanes::kRegisters>([&](int i) VAE_FUSED_LAMBDA { last.part[i] = last_.part[i]; });
+    add_to(sum_, last);
+    Vector next = value;
+    if constexpr (Lanes::kPartial) {
       // Beyond the lanes of a partial vector operands are 0, and what a formula makes of them need not be.
-      T values[VectorOf<T>::kCount];
+      T values[Vector::kCount];
       store(values, value);
-      last_ = load_partial(static_cast<const T*>(values), lanes.count);
-    } else {
-      last_ = value;
+      next = load<T>(static_cast<const T*>(values), lanes);
     }
+    repeat<Lanes::kRegisters>([&](int i) VAE_FUSED_LAMBDA { last_.part[i] = next.part[i]; });
   }
 
   // partials [items, pieces]
@@ -81,7 +84,7 @@ class ItemSums {
 
   T* const elements_;  // of several items, or null
   SumOf<T> sum_;
-  VectorOf<T> last_{T(0)};
+  VectorOf<T, kMostParts<T>> last_{T(0)};  // registers that a loop does without stay 0
 };
 
 VAE_FUSED_INLINE double weight_of(const Weight& weight, int64_t item) {
@@ -107,12 +110,14 @@ class ItemWeights {
     });
   }
 
-  VAE_FUSED_HOST_DEVICE VectorOf<T> operator()(int at) const {
-    return elements_ == nullptr ? of_all_ : load(static_cast<const T*>(elements_) + at);
+  template <class Lanes>
+  VAE_FUSED_HOST_DEVICE VectorIn<T, Lanes> operator()(int at, Lanes) const {
+    if (elements_ == nullptr) return VectorIn<T, Lanes>(of_all_);
+    return load<T, Lanes::kRegisters>(static_cast<const T*>(elements_) + at);
   }
 
  private:
-  const VectorOf<T> of_all_;
+  const T of_all_;
   T* const elements_;  // where the items differ, or null
 };
 

@@ -23,15 +23,14 @@ VAE_FUSED_INLINE GaussianKL<Vector> kl_element(Vector mu, const Exponential<Vect
 
 // An absent parameter of the prior is 0.
 template <class T, class Lanes>
-VAE_FUSED_INLINE VectorOf<T> load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
-  return tile.present() ? tile(at, lanes) : VectorOf<T>(0.0f);
+VAE_FUSED_INLINE VectorIn<T, Lanes> load_or_zero(const InputTile<T>& tile, int at, Lanes lanes) {
+  return tile.present() ? tile(at, lanes) : VectorIn<T, Lanes>(0.0f);
 }
 
 // kTransforms: logvar in any form, with a mask.
 template <class T, bool kPrior, bool kTransforms>
 static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& plan, int64_t first_tile,
                                 int64_t last_tile) {
-  using Vector = VectorOf<T>;
   const ClampOfTile<T> clamped(p.scale), prior_clamped(p.prior_scale);
   ElementBuffer<T> divergences, item_weights;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
@@ -53,6 +52,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
     ItemSums<T> sums(plan, divergences);
     const auto begin = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      using Vector = VectorIn<T, decltype(lanes)>;
       const Vector log_variance = logvar(at, lanes);
       if constexpr (kPrior && !kTransforms) {
         return exponential(clamped(log_variance) - prior_clamped(load_or_zero(prior_logvar, at, lanes)));
@@ -61,6 +61,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       }
     };
     for_each_vector<T>(range.count, types, begin, [&](int at, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
+      using Vector = VectorIn<T, decltype(lanes)>;
       const Vector mean = mu(at, lanes), mean_of_prior = load_or_zero(prior_mu, at, lanes),
                    prior = load_or_zero(prior_logvar, at, lanes);
       const Vector factor = kTransforms ? factors_of(factors, at, lanes) : Vector(1.0f);
@@ -73,7 +74,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
       }();
       const auto times_factor = [&](Vector x) VAE_FUSED_LAMBDA { return kTransforms ? factor * x : x; };
       const Vector value = times_factor(element.value);
-      const Vector weight = times_factor(grad_elements.present() ? grad_elements(at, lanes) : weights(at));
+      const Vector weight = times_factor(grad_elements.present() ? grad_elements(at, lanes) : weights(at, lanes));
       if (p.partials != nullptr) sums.add(at, value, lanes);
       if (elements.wanted()) elements.put(at, value, lanes);
       if (grad_mu.wanted()) grad_mu.put(at, weight * element.grad_mu, lanes);

@@ -17,7 +17,6 @@ VAE_FUSED_INLINE void scale_bytes(const ReconstructionParams& p, int count, Inpu
 template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
-  using Vector = VectorOf<T>;
   ElementBuffer<T> elements_to_sum, item_weights;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
@@ -32,9 +31,9 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
       const auto element = squared_error(recon(at, lanes), target(at, lanes));
       if (p.partials != nullptr) sums.add(at, element.root, lanes);
-      const Vector gradient = weights(at) * element.derivative;
+      const auto gradient = weights(at, lanes) * element.derivative;
       if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
-      if (grad_target.wanted()) grad_target.put(at, Vector(0.0f) - gradient, lanes);
+      if (grad_target.wanted()) grad_target.put(at, VectorIn<T, decltype(lanes)>(0.0f) - gradient, lanes);
     });
     if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
     grad_recon.finish(p.grad_recon, p.extent, range.begin, range.count);

@@ -7,17 +7,31 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-VAE_FUSED_INLINE Float quotient(Float x, Float y) { return x / y; }
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> quotient(VectorOf<float, P> x, VectorOf<float, P> y) {
+  return x / y;
+}
 
-VAE_FUSED_INLINE Float at_least(Float x, Float low) { return maximum(x, low); }
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> at_least(VectorOf<float, P> x, VectorOf<float, P> low) {
+  return maximum(x, low);
+}
 
-VAE_FUSED_INLINE Float exponential_of(Float x) { return exponential_polynomial(x).value; }
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> exponential_of(VectorOf<float, P> x) {
+  return exponential_polynomial(x).value;
+}
 
-VAE_FUSED_INLINE Float decay(Float x) { return exponential_of(Float(0.0f) - absolute(x)); }
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> decay(VectorOf<float, P> x) {
+  return exponential_of(VectorOf<float, P>(0.0f) - absolute(x));
+}
 
 // NaN of negative numbers, of infinity and of NaN; below -100 of 0. The exponent of a subnormal number has to be made
 // normal first.
-VAE_FUSED_INLINE Float natural_log(Float x) {
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> natural_log(VectorOf<float, P> x) {
+  using Float = VectorOf<float, P>;
   const Float smallest(1.17549435e-38f), zero(0.0f);
   const Float normal = select_less(x, smallest, x * Float(0x1p24f), x);
   const Float of_scale = select_less(x, smallest, Float(16.6355324f), zero);
@@ -26,7 +40,9 @@ VAE_FUSED_INLINE Float natural_log(Float x) {
 }
 
 // For x in [-1, 1]: the logarithm of the rounded sum, and what its rounding lost. As NaN beyond -1 as the logarithm.
-VAE_FUSED_INLINE Float log_one_plus(Float x) {
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> log_one_plus(VectorOf<float, P> x) {
+  using Float = VectorOf<float, P>;
   const Float one(1.0f), sum = one + x;
   return natural_log(sum) + quotient(x - (sum - one), at_least(sum, Float(0.5f)));
 }

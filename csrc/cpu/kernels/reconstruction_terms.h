@@ -13,12 +13,11 @@ namespace VAE_FUSED_ISA {
 template <class Term, class Vector>
 constexpr bool kBegins = requires(const Term& term, Vector x) { term.begin(x, x); };
 
-template <class T, class Term>
+template <class T, class Formula>
 static void reconstruction_term_tiles(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first_tile,
                                       int64_t last_tile) {
-  using Vector = VectorOf<T>;
+  using Term = typename Formula::template For<VectorOf<T>>;
   const ReconstructionParams& p = params.data;
-  const Term term(params.settings);
   ElementBuffer<T> elements_to_sum, weights_to_sum, item_weights;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
@@ -35,11 +34,15 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     const unsigned types = types_of(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
     ItemSums<T> sums(plan, elements_to_sum), weight_sums(plan, weights_to_sum);
-    const auto width = [&](int at, auto lanes)
-                           VAE_FUSED_LAMBDA { return log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f); };
+    const auto width = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+      using Vector = VectorIn<T, decltype(lanes)>;
+      return log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f);
+    };
     const auto body = [&](int at, auto lanes, const auto&... begun) VAE_FUSED_LAMBDA {
+      using Vector = VectorIn<T, decltype(lanes)>;
+      const typename Formula::template For<Vector> term(params.settings);
       const auto element = term(recon(at, lanes), target(at, lanes), width(at, lanes), begun...);
-      Vector value = element.value, gradient = weights(at);
+      Vector value = element.value, gradient = weights(at, lanes);
       if (weight.present()) {
         const Vector own_weight = weight(at, lanes);
         value = own_weight * value;
@@ -53,9 +56,11 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
       if (grad_target.wanted()) grad_target.put(at, gradient * element.to_target, lanes);
       if (grad_log_sigma.wanted()) grad_log_sigma.put(at, gradient * element.to_log_sigma, lanes);
     };
-    if constexpr (kBegins<Term, Vector>) {
-      const auto begin = [&](int at, auto lanes)
-                             VAE_FUSED_LAMBDA { return term.begin(recon(at, lanes), width(at, lanes)); };
+    if constexpr (kBegins<Term, VectorOf<T>>) {
+      const auto begin = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+        return typename Formula::template For<VectorIn<T, decltype(lanes)>>(params.settings)
+            .begin(recon(at, lanes), width(at, lanes));
+      };
       for_each_vector<T>(range.count, types, begin, body);
     } else {
       for_each_vector<T>(range.count, types, body);
@@ -73,9 +78,9 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
 
 static void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first,
                                 int64_t last) {
-  if (params.data.wide) return reconstruction_term_tiles<double, AnyTerm<Double>>(params, plan, first, last);
+  if (params.data.wide) return reconstruction_term_tiles<double, TermOf<AnyTerm>>(params, plan, first, last);
   with_term(params.settings.formula, [&](auto term) VAE_FUSED_LAMBDA {
-    reconstruction_term_tiles<float, typename decltype(term)::template For<Float>>(params, plan, first, last);
+    reconstruction_term_tiles<float, decltype(term)>(params, plan, first, last);
   });
 }
 

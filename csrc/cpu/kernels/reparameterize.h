@@ -42,12 +42,10 @@ VAE_FUSED_INLINE const T* noise_of_run(const Params& p, const TilePlan& plan, in
 template <class T, bool kWithKL, bool kTransforms>
 static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
-  using Vector = VectorOf<T>;
   Noise<T> noise(p.key);
   TileBuffer<T> noise_of_items;
   ElementBuffer<T> kl_of_elements;
   const ClampOfTile<T> clamped(p.scale);
-  const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const InputTile<T> mu(p.mu, p.extent, range.begin, range.count);
@@ -67,6 +65,8 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
           return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
         };
         for_each_vector<T>(count, types, begin, [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
+          using Vector = VectorIn<T, decltype(lanes)>;
+          const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
           const int at = first + i;
           const auto mean = mu(at, lanes), normal = load(normals + i, lanes);
           if constexpr (kTransforms) {
@@ -130,13 +130,11 @@ enum class GradSource { kNone, kOneSample, kManySamples };
 template <class T, bool kTransforms, bool kWithKL, GradSource kGrad>
 static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p, const TilePlan& plan,
                                           int64_t first_tile, int64_t last_tile) {
-  using Vector = VectorOf<T>;
   constexpr bool kOne = kGrad == GradSource::kOneSample;
   TileBuffer<T> grad_sum, noise_sum, noise_of_items;
   ElementBuffer<T> item_weights;
   Noise<T> noise(p.key);
   const ClampOfTile<T> clamped(p.scale);
-  const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const auto input = [&](bool used, const Operand& operand) VAE_FUSED_LAMBDA {
@@ -163,6 +161,8 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
         return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
       };
       for_each_vector<T>(count, types, begin, [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
+        using Vector = VectorIn<T, decltype(lanes)>;
+        const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
         const int at = first + i;
         Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
         if constexpr (kOne) {
@@ -170,12 +170,12 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
           grad_noise = to_mu * load(normals + i, lanes);
         }
         if constexpr (kGrad == GradSource::kManySamples) {
-          to_mu = load(grad_sum.values + at, lanes);
-          grad_noise = load(noise_sum.values + at, lanes);
+          to_mu = load(static_cast<const T*>(grad_sum.values) + at, lanes);
+          grad_noise = load(static_cast<const T*>(noise_sum.values) + at, lanes);
         }
         if constexpr (kWithKL) mean = mu(at, lanes);
         Vector to_logvar(0.0f), weight(0.0f);
-        if constexpr (kWithKL) weight = weights(at);
+        if constexpr (kWithKL) weight = weights(at, lanes);
         if constexpr (kWithKL && kTransforms) weight = weight * factors_of(factors, at, lanes);
         if constexpr (kWithKL) to_mu = product_and_sum(weight, mean, to_mu);
         if constexpr (kTransforms) {

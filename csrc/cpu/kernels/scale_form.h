@@ -11,9 +11,10 @@ namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
 // Beyond the bounds, and at NaN, the gradient is zero.
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> zero_beyond(VectorOf<S> x, VectorOf<S> low, VectorOf<S> high, VectorOf<S> gradient) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+template <class S, int P>
+VAE_FUSED_INLINE VectorOf<S, P> zero_beyond(VectorOf<S, P> x, VectorOf<S, P> low, VectorOf<S, P> high,
+                                            VectorOf<S, P> gradient) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     const auto passes = (x.part[i] >= low.part[i]) & (x.part[i] <= high.part[i]);
     gradient.part[i] = passes ? gradient.part[i] : typename VectorOf<S>::Register{};
   });
@@ -23,21 +24,23 @@ VAE_FUSED_INLINE VectorOf<S> zero_beyond(VectorOf<S> x, VectorOf<S> low, VectorO
 template <class T>
 class ClampOfTile {
  public:
-  using Vector = VectorOf<T>;
-
   VAE_FUSED_HOST_DEVICE explicit ClampOfTile(const ScaleForm& form)
       : active_(form.clamp == ClampKind::kHard), low_(static_cast<T>(form.low)), high_(static_cast<T>(form.high)) {}
 
-  VAE_FUSED_HOST_DEVICE Vector operator()(Vector logvar) const { return active_ ? clamp(logvar, low_, high_) : logvar; }
+  template <int P>
+  VAE_FUSED_HOST_DEVICE VectorOf<T, P> operator()(VectorOf<T, P> logvar) const {
+    return active_ ? clamp(logvar, VectorOf<T, P>(low_), VectorOf<T, P>(high_)) : logvar;
+  }
 
   // The gradient to logvar from the gradient to the clamped one.
-  VAE_FUSED_HOST_DEVICE Vector gradient(Vector logvar, Vector to_clamped) const {
-    return active_ ? zero_beyond(logvar, low_, high_, to_clamped) : to_clamped;
+  template <int P>
+  VAE_FUSED_HOST_DEVICE VectorOf<T, P> gradient(VectorOf<T, P> logvar, VectorOf<T, P> to_clamped) const {
+    return active_ ? zero_beyond(logvar, VectorOf<T, P>(low_), VectorOf<T, P>(high_), to_clamped) : to_clamped;
   }
 
  private:
   bool active_;
-  Vector low_, high_;
+  T low_, high_;
 };
 
 // Not inlined: the branches of its many forms would be there again in every loop of every kernel.
@@ -48,20 +51,20 @@ static __attribute__((noinline)) Scale<Vector> scale_of_vector(const ScaleForm& 
 
 // What depends on the log-variance alone, for either kind of kernel: its scale in any form, or the exponential of half
 // of it.
-template <bool kTransforms, class T>
-VAE_FUSED_INLINE auto scale_begun(const ScaleForm& form, const ClampOfTile<T>& clamped, VectorOf<T> logvar) {
+template <bool kTransforms, class T, int P>
+VAE_FUSED_INLINE auto scale_begun(const ScaleForm& form, const ClampOfTile<T>& clamped, VectorOf<T, P> logvar) {
   if constexpr (kTransforms) {
     return scale_of_vector(form, logvar);
   } else {
-    return exponential(VectorOf<T>(0.5f) * clamped(logvar));
+    return exponential(VectorOf<T, P>(0.5f) * clamped(logvar));
   }
 }
 
 // The factors of the KL from an index of the tile on; 1 where there is no mask. They are an array of T, because the
 // other tiles of a loop may all be of another type.
 template <class T, class Lanes>
-VAE_FUSED_INLINE VectorOf<T> factors_of(const T* mask, int at, Lanes lanes) {
-  return mask == nullptr ? VectorOf<T>(T(1)) : load(mask + at, lanes);
+VAE_FUSED_INLINE VectorIn<T, Lanes> factors_of(const T* mask, int at, Lanes lanes) {
+  return mask == nullptr ? VectorIn<T, Lanes>(T(1)) : load(mask + at, lanes);
 }
 
 }  // namespace VAE_FUSED_ISA

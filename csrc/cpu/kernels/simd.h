@@ -14,8 +14,8 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// The registers of a vector. Four of AVX-512 would be a tenth faster in the caches, but up to twice as slow beyond them,
-// where two cache lines of every stream at a time are enough.
+// The registers of a vector. Four of AVX-512 would be a tenth faster in the caches, but up to twice as slow beyond
+// them, where two cache lines of every stream at a time are enough.
 constexpr int kParts = kNativeLanes == 4 ? 4 : 2;
 
 #define VAE_FUSED_LAMBDA __attribute__((always_inline))
@@ -244,23 +244,23 @@ VAE_FUSED_INLINE VectorOf<S, P> load_partial(const S* source, int count) {
 #endif
 }
 
-template <class S>
-VAE_FUSED_INLINE void store_partial(S* destination, VectorOf<S> value, int count) {
+template <class S, int P>
+VAE_FUSED_INLINE void store_partial(S* destination, VectorOf<S, P> value, int count) {
 #if defined(__AVX512F__)
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     store_masked(destination + i * VectorOf<S>::kPartCount, value.part[i], lanes_of_part<S>(count, i));
   });
 #else
-  S lanes[VectorOf<S>::kCount];
+  S lanes[VectorOf<S, P>::kCount];
   store(lanes, value);
   for (int lane = 0; lane < count; ++lane) destination[lane] = lanes[lane];
 #endif
 }
 
 // Past the caches: worth it for outputs that are larger than they are. destination is aligned to a register.
-template <class S>
-VAE_FUSED_INLINE void stream(S* destination, VectorOf<S> value) {
-  repeat<kParts>([&](int i) VAE_FUSED_LAMBDA { stream(destination + i * VectorOf<S>::kPartCount, value.part[i]); });
+template <class S, int P>
+VAE_FUSED_INLINE void stream(S* destination, VectorOf<S, P> value) {
+  repeat<P>([&](int i) VAE_FUSED_LAMBDA { stream(destination + i * VectorOf<S>::kPartCount, value.part[i]); });
 }
 
 }  // namespace VAE_FUSED_ISA

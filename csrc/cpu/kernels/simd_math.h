@@ -10,16 +10,24 @@ namespace VAE_FUSED_ISA {
 
 // 2^k and k, the integer nearest to x / ln 2; k is at most 127, and for x near -88 and below 2^k is 0. The sum leaves
 // k with the bias of an exponent in the last bits, and no bits behind the point.
-VAE_FUSED_INLINE void nearest_power(Float x, Float& k, Float& power) {
+template <int P>
+VAE_FUSED_INLINE void nearest_power(VectorOf<float, P> x, VectorOf<float, P>& k, VectorOf<float, P>& power) {
+  using Float = VectorOf<float, P>;
   const Float shift(NativeOf<float>::kRoundingShift + NativeOf<float>::kExponentBias);
   const Float shifted = fused_multiply_add(minimum(x, Float(88.37f)), Float(kLog2E), shift);
   k = shifted - shift;
   power = map(shifted, [](NativeFloat sum) { return (NativeFloat)((NativeInt)sum << 23); });
 }
 
-VAE_FUSED_INLINE Exponential<Float> exponential(Float x) { return exponential_polynomial(x); }
+template <int P>
+VAE_FUSED_INLINE Exponential<VectorOf<float, P>> exponential(VectorOf<float, P> x) {
+  return exponential_polynomial(x);
+}
 
-VAE_FUSED_INLINE Logarithm<Float> logarithm(Float x) { return logarithm_polynomial(x); }
+template <int P>
+VAE_FUSED_INLINE Logarithm<VectorOf<float, P>> logarithm(VectorOf<float, P> x) {
+  return logarithm_polynomial(x);
+}
 
 // -2 ln u of u in (0, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), and -2 ln(1 + f) = f P(f) of f = m - 1; P minimax,
 // relative error 3e-8. Exactly 0 at u = 1. The square root, which is the radius of a normal, halves a relative error.

@@ -34,7 +34,7 @@ class InputTile {
 
   // The vector at an index; lanes beyond a partial one are 0.
   template <class Lanes>
-  VAE_FUSED_HOST_DEVICE VectorOf<T> operator()(int index, Lanes lanes) const {
+  VAE_FUSED_HOST_DEVICE VectorIn<T, Lanes> operator()(int index, Lanes lanes) const {
     if constexpr (!std::is_void_v<typename Lanes::Stored>) {
       return load(static_cast<const typename Lanes::Stored*>(values_) + index, lanes);
     } else {
@@ -89,7 +89,7 @@ class OutputTile {
   VAE_FUSED_HOST_DEVICE unsigned types() const { return wanted_ ? type_bit(type_) : 0; }
 
   template <class Lanes>
-  VAE_FUSED_HOST_DEVICE void put(int index, VectorOf<T> value, Lanes lanes) {
+  VAE_FUSED_HOST_DEVICE void put(int index, const VectorIn<T, Lanes>& value, Lanes lanes) {
     if constexpr (!std::is_void_v<typename Lanes::Stored>) {
       put_in(static_cast<typename Lanes::Stored*>(values_) + index, value, lanes);
     } else {
@@ -104,17 +104,15 @@ class OutputTile {
   }
 
  private:
-  template <class Stored>
-  VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, VectorOf<T> value, Full) {
-    if (streamed_) {
+  template <class Stored, class Lanes>
+  VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, const VectorIn<T, Lanes>& value, Lanes lanes) {
+    if constexpr (Lanes::kPartial) {
+      store_partial(destination, value, lanes.count);
+    } else if (streamed_) {
       stream(destination, value);
     } else {
       store(destination, value);
     }
-  }
-  template <class Stored>
-  VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, VectorOf<T> value, Partial lanes) {
-    store_partial(destination, value, lanes.count);
   }
 
   bool wanted_, buffered_ = false, streamed_ = false;

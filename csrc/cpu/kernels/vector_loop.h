@@ -10,20 +10,30 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// What a loop hands its body: a whole vector, or the first lanes of one.
-struct Full {};
-struct Partial {
+// A vector takes 128 bytes of every stream, in half types twice as many registers of floats: longer chains, to which a
+// conversion is added at both ends, find more beside them. The type is void where it has to be asked.
+template <class Stored>
+constexpr int kPartsFor = kNativeLanes == 16 && HalfPrecision<Stored> ? 2 * kParts : kParts;
+template <class T>
+constexpr int kMostParts = sizeof(T) == 4 ? kPartsFor<Half> : kParts;
+
+// What a loop hands its body: a whole vector, or the first lanes of one, with the type that all tiles of the loop hold,
+// or void where they differ and each has to be asked.
+template <class Type>
+struct FullOf {
+  using Stored = Type;
+  static constexpr int kRegisters = kPartsFor<Type>;
+  static constexpr bool kPartial = false;
+};
+template <class Type>
+struct PartialOf {
+  using Stored = Type;
+  static constexpr int kRegisters = kPartsFor<Type>;
+  static constexpr bool kPartial = true;
   int count;
 };
-// The same with the type that all tiles of the loop hold, or void where they differ and each has to be asked.
-template <class Type>
-struct FullOf : Full {
-  using Stored = Type;
-};
-template <class Type>
-struct PartialOf : Partial {
-  using Stored = Type;
-};
+template <class T, class Lanes>
+using VectorIn = VectorOf<T, Lanes::kRegisters>;
 
 // The types of tiles as a set of bits; a tile that is absent has none.
 constexpr unsigned type_bit(ElementType type) { return 1u << static_cast<int>(type); }
@@ -33,26 +43,23 @@ VAE_FUSED_INLINE unsigned types_of(const Tiles&... tiles) {
   return (tiles.types() | ...);
 }
 
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> load(const S* source, Full) {
-  return load(source);
-}
-template <class S>
-VAE_FUSED_INLINE VectorOf<S> load(const S* source, Partial lanes) {
-  return load_partial(source, lanes.count);
-}
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE Float load(const Stored* source, Full) {
-  return load_widened(source);
-}
-template <HalfPrecision Stored>
-VAE_FUSED_INLINE Float load(const Stored* source, Partial lanes) {
-  return load_widened_partial(source, lanes.count);
+template <class Stored, class Lanes>
+VAE_FUSED_INLINE auto load(const Stored* source, Lanes lanes) {
+  constexpr int P = Lanes::kRegisters;
+  if constexpr (HalfPrecision<Stored> && Lanes::kPartial) {
+    return load_widened_partial<P>(source, lanes.count);
+  } else if constexpr (HalfPrecision<Stored>) {
+    return load_widened<P>(source);
+  } else if constexpr (Lanes::kPartial) {
+    return load_partial<Stored, P>(source, lanes.count);
+  } else {
+    return load<Stored, P>(source);
+  }
 }
 
 template <class T, class Stored, class Body>
 VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
-  constexpr int step = VectorOf<T>::kCount;
+  constexpr int step = VectorOf<T, kPartsFor<Stored>>::kCount;
   int i = 0;
   for (; i + step <= count; i += step) body(i, FullOf<Stored>{});
   if (i < count) body(i, PartialOf<Stored>{{count - i}});
@@ -63,7 +70,7 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
 // what waits for them: the processor looks ahead by fewer operations than the chain of a vector has.
 template <class T, class Stored, class Begin, class Finish>
 VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) {
-  constexpr int step = VectorOf<T>::kCount;
+  constexpr int step = VectorOf<T, kPartsFor<Stored>>::kCount;
   constexpr FullOf<Stored> full;
   int i = 0;
   if (count >= step) {

@@ -12,16 +12,18 @@ import torch
 
 import vae_fused as vf
 from cases import Case, make_inputs
-from limits import limits_now
+from limits import Triad, limits_now
 from memory import peak_bytes
 from results import Result, Row, first_line
 from rivals import EAGER, OURS, InPlaceStep, Step, check_agreement, compiled_step
-from timing import Measurement, PhaseSampler, interleave
+from timing import Measurement, PhaseSampler, Sampler, interleave
 
 NO_POOL = "ours, no pool"
 IN_PLACE = "ours, in place"
+TRIAD = "triad"  # no rival: the time for as many bytes as the case moves
 CPU = torch.device("cpu")
 _POOLED_BYTES = 1 << 20  # from this size on a result of ours comes from the pool
+PAST_THE_CACHES = 1 << 25  # bytes that a case moves, from which on memory is what can limit it
 MOST_ROUNDS = 2000
 T = TypeVar("T")
 
@@ -135,8 +137,14 @@ def compare(case: Case, seconds: float) -> Comparison:
         # In place, the memory of recon would count as the step's own.
         results[name] = Result(peak_bytes=None if name == IN_PLACE else peak_bytes(step, CPU))
         samplers[name] = _sampler(name, step)
-    rounds = interleave(samplers, seconds, MOST_ROUNDS)
-    return Comparison.of(case, results, {name: samplers[name].phases(len(rounds[name])) for name in samplers})
+    triad = Triad.where_it_compiles() if case.ideal_bytes >= PAST_THE_CACHES else None
+    turns: dict[str, Sampler] = {**samplers} if triad is None else {**samplers, TRIAD: triad}
+    rounds = interleave(turns, seconds, MOST_ROUNDS)
+    durations = {name: samplers[name].phases(len(rounds[name])) for name in samplers}
+    if triad is not None:
+        results[TRIAD] = Result()
+        durations[TRIAD] = {"step": [case.ideal_bytes / triad.bytes_moved * passed for passed in rounds[TRIAD]]}
+    return Comparison.of(case, results, durations)
 
 
 def in_a_process(measure: Callable[..., T], *arguments: Any) -> T:
@@ -151,7 +159,7 @@ def in_a_process(measure: Callable[..., T], *arguments: Any) -> T:
 
 
 def compare_apart(case: Case, seconds: float) -> Comparison:
-    """``compare`` in a process of its own, with the rates of the machine measured before and after."""
+    """``compare`` in a process of its own, with the rates of copy and noise measured before and after."""
     return in_a_process(_compare_between_limits, case, seconds)
 
 

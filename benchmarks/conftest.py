@@ -1,4 +1,4 @@
-"""`pytest benchmarks/`: hands the comparison to the tests, and prints its one table at the end.
+"""`pytest benchmarks/`: hands the comparison to the tests, and prints its one table and the targets at the end.
 
 pytest-benchmark's own tables would show the same figures a second time, so they appear with --benchmark-verbose only;
 its --benchmark-json, --benchmark-autosave and --benchmark-compare work as always.
@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from comparison import CPU, Comparisons
 from machine import machine_facts, machine_line, missing_kernels
-from results import failures, write_json
+from results import Run, failures
 from sections import comparison_table
 from tables import markdown_table
-from targets import ratio_outcomes
+from targets import limit_outcomes, ratio_outcomes
 
 _SECONDS_A_CASE = 3.0
 _LEGEND = (
@@ -30,16 +30,18 @@ _LEGEND = (
     "peak MB: the most that one step holds beyond its inputs, in the order ours / eager / compile.",
 )
 _COMPARISONS = pytest.StashKey[Comparisons]()
+_RUN = pytest.StashKey[Run]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--results", metavar="FILE", type=Path, help="write the rows of the benchmark table as JSON")
+    parser.addoption("--results", metavar="FILE", type=Path, help="write what was measured as JSON, for report.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_quiet = True
     config.stash[_COMPARISONS] = Comparisons(_SECONDS_A_CASE)
+    config.stash[_RUN] = Run(machine_facts(CPU))
 
 
 @pytest.fixture(scope="session")
@@ -48,15 +50,21 @@ def comparisons(request: pytest.FixtureRequest) -> Comparisons:
     return request.config.stash[_COMPARISONS]
 
 
+@pytest.fixture(scope="session")
+def measured(request: pytest.FixtureRequest) -> Run:
+    """Where the tests put what they measure beside the cases."""
+    return request.config.stash[_RUN]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    comparisons = config.stash[_COMPARISONS]
-    if not comparisons.rows:
+    run, rows = config.stash[_RUN], config.stash[_COMPARISONS].rows
+    if not rows:
         return
-    facts = machine_facts(CPU)
+    run.rows = rows
     terminalreporter.section("forward + backward on the CPU")
-    outcomes = [outcome for outcome in ratio_outcomes(comparisons.rows) if outcome.reached is not None]
+    outcomes = [one for one in (*ratio_outcomes(rows), *limit_outcomes(run)) if one.reached is not None]
     for line in (
-        *comparison_table(comparisons.rows).splitlines(),
+        *comparison_table(rows).splitlines(),
         "",
         *_LEGEND,
         "",
@@ -67,11 +75,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         "",
     ):
         terminalreporter.line(line)
-    for problem in (*failures(comparisons.rows), missing_kernels(facts)):
+    for problem in (*failures(rows), missing_kernels(run.machine)):
         if problem is not None:
             terminalreporter.line(problem, red=True)
-    terminalreporter.line(machine_line(facts))
+    terminalreporter.line(machine_line(run.machine))
     path = config.getoption("--results")
     if path is not None:
-        write_json(path, facts, comparisons.rows)
-        terminalreporter.line(f"rows written to {path}")
+        run.write(path)
+        terminalreporter.line(f"written to {path}")

@@ -1,4 +1,4 @@
-"""The limits of the machine, measured in the same run: the rates of copy, triad and noise, and the clock.
+"""The limits of the machine, measured in the same run: the rates of triad, copy and noise, and the clock.
 
 The triad and the clock need a C compiler and x86-64; elsewhere they are left out.
 """
@@ -10,7 +10,6 @@ import os
 import platform
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -19,7 +18,8 @@ import vae_fused as vf
 from timing import copy_rate, host_sampler, interleave
 
 _SOURCE = Path(__file__).with_name("limits.c")
-_TRIAD_ELEMENTS = 1 << 25
+# 201 MB in all, several times what the last cache holds.
+_TRIAD_ELEMENTS = 1 << 24
 _ADDITIONS = 1 << 27
 # 2**18 normals, 1 MiB, stay in L2.
 _NORMALS = 1 << 18
@@ -28,29 +28,42 @@ _NORMALS = 1 << 18
 def _compiled() -> ctypes.CDLL | None:
     if platform.machine() != "x86_64":
         return None
+    compiler = os.environ.get("CC", "cc")
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "limits.so"
-        command = [os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "-o", str(library), str(_SOURCE)]
+        compiled, library = Path(folder) / "limits.o", Path(folder) / "limits.so"
+        # Not linked with OpenMP: the library then finds torch's own, whose threads it shares. Threads beside them would
+        # wait for the cores on which those spin after a parallel region.
         try:
-            subprocess.run(command, capture_output=True, check=True)
+            subprocess.run([compiler, "-O2", "-fPIC", "-fopenmp", "-c", "-o", str(compiled), str(_SOURCE)],
+                           capture_output=True, check=True)  # fmt: skip
+            subprocess.run([compiler, "-shared", "-o", str(library), str(compiled)], capture_output=True, check=True)
+            return ctypes.CDLL(str(library))
         except (OSError, subprocess.CalledProcessError):
             return None
-        return ctypes.CDLL(str(library))
 
 
-def _triad_rate(library: ctypes.CDLL) -> float:
-    # Threads of Python, which a foreign call lets run: a second OpenMP runtime would fight with torch's for the cores.
-    threads = torch.get_num_threads()
-    count = _TRIAD_ELEMENTS // threads // 4 * 4
-    buffers = [[torch.ones(count) for _ in range(3)] for _ in range(threads)]
+class Triad:
+    """Two streams read and one written past the caches, on all threads: a sampler that takes turns with the rivals.
 
-    def part(index: int) -> None:
-        library.triad(*(ctypes.c_void_p(buffer.data_ptr()) for buffer in buffers[index]), ctypes.c_int64(count))
+    Memory that others share changes its rate within seconds, so only a triad of the same moments is a limit of theirs.
+    """
 
-    with ThreadPoolExecutor(threads) as executor:
-        sampler = host_sampler(lambda: list(executor.map(part, range(threads))))
-        durations = interleave({"triad": sampler}, seconds=1.0, most_rounds=15)["triad"]
-    return 3 * 4 * count * threads / min(durations)
+    bytes_moved = 3 * 4 * _TRIAD_ELEMENTS
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._buffers = [torch.ones(_TRIAD_ELEMENTS) for _ in range(3)]
+        arguments = [ctypes.c_void_p(buffer.data_ptr()) for buffer in self._buffers]
+        self._pass = host_sampler(lambda: library.triad(*arguments, ctypes.c_int64(_TRIAD_ELEMENTS)))
+
+    @classmethod
+    def where_it_compiles(cls) -> Triad | None:
+        """A triad, ``None`` without a C compiler and on other processors."""
+        library = _compiled()
+        return None if library is None else cls(library)
+
+    def __call__(self) -> float:
+        self._pass()  # as with the rivals, the second of two is timed
+        return self._pass()
 
 
 def _normals_rate() -> float:
@@ -60,15 +73,11 @@ def _normals_rate() -> float:
 
 
 def limits_now() -> dict[str, float]:
-    """What the machine allows now, in bytes or normals per second; the triad where there is a compiler for it."""
-    measured = {
+    """What the machine allows now: bytes copied and normals drawn per second."""
+    return {
         "copy_bytes_per_second": copy_rate(host_sampler, torch.device("cpu")),
         "normals_per_second": _normals_rate(),
     }
-    library = _compiled()
-    if library is not None:
-        measured["triad_bytes_per_second"] = _triad_rate(library)
-    return measured
 
 
 def processor_limits() -> dict[str, float]:

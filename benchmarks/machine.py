@@ -29,8 +29,10 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    # Of the last core. Clouds cut the name down to the maker's; family and model still tell the generations apart.
+    core = dict(tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line)
+    name = core.get("model name") or platform.processor() or platform.machine()
+    return f"{name} (family {core['cpu family']}, model {core['model']})" if "cpu family" in core else name
 
 
 def _commit() -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import scaling
 from cases import OPERATIONS
-from comparison import IN_PLACE, NO_POOL
+from comparison import IN_PLACE, NO_POOL, TRIAD
 from import_time import MOST_SECONDS_ADDED, import_line
 from machine import machine_line
 from overhead import overhead_line
@@ -18,21 +18,23 @@ from timing import Measurement
 
 _RIVALS = ("ours", "eager", "compile")
 _SWEEP_RIVALS = ("eager", "compile")
-_LEAST_PREDICTED_BYTES = 1 << 25
 # Rivals are interleaved, numbers of threads are not: this much is noise between them.
 _LEAST_GAIN = 0.9
 
 
 def machine(run: Run) -> str:
     """What was run on what, and the limits measured beside it."""
-    limits = run.limits
+    limits, rows = run.limits, (*run.rows, *run.sweep)
+    triads = [(row, row.time(TRIAD, "step")) for row in rows]
+    rates = {
+        "copy": [row.limits["copy_bytes_per_second"] for row in rows if "copy_bytes_per_second" in row.limits],
+        "triad past the caches": [row.case.ideal_bytes / time.minimum for row, time in triads if time is not None],
+    }
     lines = [f"`{machine_line(run.machine)}`", ""]
-    for limit, name in (("copy_bytes_per_second", "copy"), ("triad_bytes_per_second", "triad past the caches")):
-        rates = [row.limits[limit] / 1e9 for row in (*run.rows, *run.sweep) if limit in row.limits]
-        if rates:
-            lines.append(
-                f"- {name}: {min(rates):.1f} to {max(rates):.1f} GB/s, {statistics.median(rates):.1f} at half the cases"
-            )
+    for name, found in rates.items():
+        if found:
+            least, most, median = (1e-9 * rate for rate in (min(found), max(found), statistics.median(found)))
+            lines.append(f"- {name}: {least:.1f} to {most:.1f} GB/s beside {len(found)} cases, median {median:.1f}")
     if "cycles_per_second" in limits:
         lines.append(f"- clock of one core: {limits['cycles_per_second'] / 1e9:.2f} GHz")
     if "normals_per_second" in limits:
@@ -92,36 +94,25 @@ def prediction_table(run: Run) -> str:
     """The time that the limits of the machine allow, beside the time of ours, for float32 past the caches."""
     lines = []
     for row in _of_dtype(run, "float32"):
-        ours, triad = row.time("ours", "step"), row.limits.get("triad_bytes_per_second")
-        normals = row.limits.get("normals_per_second")
-        if ours is None or triad is None or normals is None or row.case.ideal_bytes < _LEAST_PREDICTED_BYTES:
+        ours, triad, normals = row.time("ours", "step"), row.time(TRIAD, "step"), row.limits.get("normals_per_second")
+        if ours is None or triad is None or normals is None:
             continue
-        case, memory, noise = row.case, row.case.ideal_bytes / triad, row.case.normals / normals
-        predicted = max(memory, noise)
+        case, noise = row.case, row.case.normals / normals
+        predicted, as_a_rule = max(triad.minimum, noise), max(triad.median, noise)
         lines.append([
             case.title,
             f"{case.ideal_bytes / 1e6:.1f}",
-            f"{triad / 1e9:.1f}",
-            seconds(memory),
+            f"{1e-9 * case.ideal_bytes / triad.minimum:.1f}",
+            seconds(triad.minimum),
             f"{case.normals / 1e6:.2f}",
-            f"{normals / 1e9:.2f}",
+            f"{1e-9 * normals:.2f}",
             seconds(noise),
             seconds(predicted),
             seconds(ours.minimum),
-            f"{predicted / ours.minimum:.0%}",
+            f"{predicted / ours.minimum:.0%} ({as_a_rule / ours.median:.0%})",
         ])  # fmt: skip
-    header = [
-        "case",
-        "MB",
-        "triad, GB/s",
-        "time for them",
-        "10^6 normals",
-        "10^9 a second",
-        "time for them",
-        "predicted",
-        "measured",
-        "of the limit",
-    ]
+    header = ["case", "MB", "triad, GB/s", "time for them", "10^6 normals", "10^9 a second", "time for them",
+              "predicted", "measured", "of the limit"]  # fmt: skip
     return markdown_table(header, lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cases import TERMS
-from comparison import IN_PLACE, NO_POOL
+from comparison import IN_PLACE, NO_POOL, TRIAD
 from overhead import MOST_TIMES_NATIVE
 from results import Row, Run
 
@@ -77,14 +77,14 @@ def limit_outcomes(run: Run) -> list[Outcome]:
     """Each target against a limit of the machine that the same run has measured."""
     outcomes = []
     row = next((row for row in run.rows if str(row.case) == "loss-images-float32"), None)
-    share = None if row is None else row.share("step", "triad_bytes_per_second")
+    share = None if row is None else row.ratio(TRIAD, "step")
     outcomes.append(
         Outcome(
             f"{_IMAGES}, pool",
             "share of triad",
             f"at least {_LEAST_SHARE_OF_TRIAD:.0%}",
-            "-" if share is None else f"{share:.0%}",
-            None if share is None else share >= _LEAST_SHARE_OF_TRIAD,
+            "-" if share is None else f"{share[0]:.0%} ({share[1]:.0%})",
+            None if share is None else share[0] >= _LEAST_SHARE_OF_TRIAD,
         )
     )
     hertz, normals = run.limits.get("cycles_per_second"), run.limits.get("normals_per_second_one_thread")

@@ -126,9 +126,20 @@ class TestToolkit:
 
 
 class TestCpuKernels:
-    def test_every_instruction_set_has_its_source(self) -> None:
-        for name in cpu_kernels.INSTRUCTION_SETS:
-            assert (ROOT / "csrc" / "cpu" / "kernels" / f"{name}.cpp").is_file()
+    def test_every_kernel_is_compiled_for_every_instruction_set(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(cpu_kernels.subprocess, "run", lambda *_, **__: None)
+        objects = [Path(file) for file in cpu_kernels.compile_kernels("c++", ROOT / "csrc", tmp_path)]
+        kernels = {source.stem for source in (ROOT / "csrc" / "cpu" / "kernels").glob("*.cpp")}
+        assert {"reparameterize", "reconstruction", "table"} <= kernels
+        sets = cpu_kernels.instruction_sets()
+        assert sorted((file.parent.name, file.stem) for file in objects) == sorted(
+            (name, kernel) for name in sets for kernel in kernels
+        )
+        assert list(dict.fromkeys(file.parent.name for file in objects)) == sets
+        rules = (tmp_path / "build.ninja").read_text()
+        assert all(f"build {file}: compile" in rules for file in objects)
 
     def test_linker_sees_the_most_modest_first(self) -> None:
         assert cpu_kernels.instruction_sets()[0] == "baseline"

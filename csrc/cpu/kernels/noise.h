@@ -194,5 +194,31 @@ VAE_FUSED_INLINE const T* fill_normals(const RoundKeys& keys, uint64_t offset, i
   return buffer + skip;
 }
 
+// Room for the noise of a tile; fill_normals works in whole steps.
+template <class T>
+struct alignas(64) NoiseBuffer {
+  T values[kTile + kNoiseSlack];
+};
+
+// The noise of a kernel call. What a key means for the rounds of Philox is worked out once for a key that all share.
+template <class T>
+class Noise {
+ public:
+  VAE_FUSED_HOST_DEVICE explicit Noise(const NoiseKey& key)
+      : key_(key), rounds_(key.words == nullptr ? 0 : key.words[0]) {}
+
+  // Normals first .. first + count - 1 of the key of an item, until the next call.
+  VAE_FUSED_HOST_DEVICE const T* operator()(int64_t item, int64_t first, int64_t count) {
+    const uint64_t* words = key_.words + (key_.per_item ? 2 * item : 0);
+    if (key_.per_item) rounds_ = RoundKeys(words[0]);
+    return fill_normals(rounds_, words[1], first, count, buffer_.values);
+  }
+
+ private:
+  const NoiseKey key_;
+  RoundKeys rounds_;
+  NoiseBuffer<T> buffer_;
+};
+
 }  // namespace VAE_FUSED_ISA
 }  // namespace vae_fused

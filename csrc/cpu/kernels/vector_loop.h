@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cpu/kernels/half.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/lane_sum.h"
 #include "cpu/tile_plan.h"
 
@@ -37,10 +38,14 @@ using VectorIn = VectorOf<T, Lanes::kRegisters>;
 
 // The types of tiles as a set of bits; a tile that is absent has none.
 constexpr unsigned type_bit(ElementType type) { return 1u << static_cast<int>(type); }
-constexpr unsigned kAnyTypes = 0;  // each tile is asked
-template <class... Tiles>
-VAE_FUSED_INLINE unsigned types_of(const Tiles&... tiles) {
-  return (tiles.types() | ...);
+struct AskedTypes {};  // each tile is asked for its own at every access
+template <bool kAsked, class... Tiles>
+VAE_FUSED_INLINE auto types_of(const Tiles&... tiles) {
+  if constexpr (kAsked) {
+    return AskedTypes{};
+  } else {
+    return (tiles.types() | ...);
+  }
 }
 
 template <class Stored, class Lanes>
@@ -87,18 +92,26 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) 
   }
 }
 
-// body(index, lanes), or the two stages of it, over count elements of tiles of these types. Where they all have one
-// type the loop is compiled for it: a test of the type at every access costs as much as the conversion itself. The
-// narrower instruction sets do without: their conversions cost more than the test, and the compiler takes minutes over
-// the additional loops. Tiles of doubles hold nothing else.
+// body(index, lanes), or the two stages of it, over count elements of tiles of any types. Tiles of doubles hold nothing
+// else.
+template <class T, class... Stages>
+VAE_FUSED_INLINE void for_each_vector(int count, AskedTypes, Stages... stages) {
+  for_each_vector_of<T, std::conditional_t<std::is_same_v<T, double>, double, void>>(count, stages...);
+}
+
+// The same of tiles of these types. Where they all have one type the loop is compiled for it: a test of the type at
+// every access costs as much as the conversion itself. The narrower instruction sets do without: their conversions cost
+// more than the test, and the compiler takes minutes over the additional loops.
 template <class T, class... Stages>
 VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Stages... stages) {
   if constexpr (std::is_same_v<T, float> && kNativeLanes == 16) {
-    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, stages...);
-    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, stages...);
+    if constexpr (!kExtendsAvx512) {
+      if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, stages...);
+      if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, stages...);
+    }
     if (types == type_bit(ElementType::kBFloat16)) return for_each_vector_of<T, BFloat16>(count, stages...);
   }
-  for_each_vector_of<T, std::conditional_t<std::is_same_v<T, double>, double, void>>(count, stages...);
+  for_each_vector<T>(count, AskedTypes{}, stages...);
 }
 
 }  // namespace VAE_FUSED_ISA

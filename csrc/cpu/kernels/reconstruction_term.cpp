@@ -1,10 +1,10 @@
 // Any reconstruction term, weighted or not: partial sums and gradients, any of them in one pass.
-#pragma once
-
 #include "core/reconstruction_terms.h"
 #include "cpu/kernels/double_math.h"
-#include "cpu/kernels/reconstruction.h"
+#include "cpu/kernels/items.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/reconstruction_math.h"
+#include "cpu/kernels/scale_bytes.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -31,7 +31,7 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target);
     OutputTile<T> grad_recon = output(p.grad_recon), grad_target = output(p.grad_target),
                   grad_log_sigma = output(params.grad_log_sigma);
-    const unsigned types = types_of(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
+    const unsigned types = types_of<false>(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
     ItemSums<T> sums(plan, elements_to_sum), weight_sums(plan, weights_to_sum);
     const auto width = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
@@ -76,12 +76,25 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
   if (p.streamed) order_streamed_stores();
 }
 
-static void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first,
-                                int64_t last) {
-  if (params.data.wide) return reconstruction_term_tiles<double, TermOf<AnyTerm>>(params, plan, first, last);
+static void reconstruction_term_of_floats(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first,
+                                          int64_t last) {
   with_term(params.settings.formula, [&](auto term) VAE_FUSED_LAMBDA {
     reconstruction_term_tiles<float, decltype(term)>(params, plan, first, last);
   });
+}
+
+void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first, int64_t last) {
+  const ReconstructionParams& data = params.data;
+  if constexpr (kExtendsAvx512) {
+    if (data.wide || !any_bfloat16(data.grad_recon, data.grad_target, params.grad_log_sigma)) {
+      return avx512::kTable.reconstruction_term(params, plan, first, last);
+    }
+    reconstruction_term_of_floats(params, plan, first, last);
+  } else if (data.wide) {
+    reconstruction_term_tiles<double, TermOf<AnyTerm>>(params, plan, first, last);
+  } else {
+    reconstruction_term_of_floats(params, plan, first, last);
+  }
 }
 
 }  // namespace VAE_FUSED_ISA

@@ -1,8 +1,7 @@
 // The KL divergence from the unit prior or a given one: elements, partial sums, and gradients, any of them in one pass.
-#pragma once
-
 #include "core/gaussian.h"
 #include "cpu/kernels/items.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/scale_form.h"
 
 namespace vae_fused {
@@ -46,9 +45,8 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
     const T* factors = mask.plain(p.mask, p.extent, range.begin, range.count);
     OutputTile<T> elements = output(p.elements), grad_mu = output(p.grad_mu), grad_logvar = output(p.grad_logvar),
                   grad_prior_mu = output(p.grad_prior_mu), grad_prior_logvar = output(p.grad_prior_logvar);
-    const unsigned types = kTransforms ? kAnyTypes
-                                       : types_of(mu, logvar, prior_mu, prior_logvar, grad_elements, elements, grad_mu,
-                                                  grad_logvar, grad_prior_mu, grad_prior_logvar);
+    const auto types = types_of<kTransforms>(mu, logvar, prior_mu, prior_logvar, grad_elements, elements, grad_mu,
+                                             grad_logvar, grad_prior_mu, grad_prior_logvar);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
     ItemSums<T> sums(plan, divergences);
     const auto begin = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
@@ -101,23 +99,22 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
   if (p.streamed) order_streamed_stores();
 }
 
-template <class T, bool kPrior>
-static void kl_divergence_with(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if (p.transforms()) return kl_divergence_tiles<T, kPrior, true>(p, plan, first, last);
-  kl_divergence_tiles<T, kPrior, false>(p, plan, first, last);
-}
-
-template <class T>
+template <class T, bool kTransforms>
 static void kl_divergence_of(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
   if (p.prior_mu.data != nullptr || p.prior_logvar.data != nullptr) {
-    return kl_divergence_with<T, true>(p, plan, first, last);
+    return kl_divergence_tiles<T, true, kTransforms>(p, plan, first, last);
   }
-  kl_divergence_with<T, false>(p, plan, first, last);
+  kl_divergence_tiles<T, false, kTransforms>(p, plan, first, last);
 }
 
-static void kl_divergence(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if (p.wide) return kl_divergence_of<double>(p, plan, first, last);
-  kl_divergence_of<float>(p, plan, first, last);
+void kl_divergence(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if constexpr (kExtendsAvx512) {
+    const bool narrows = any_bfloat16(p.grad_mu, p.grad_logvar, p.grad_prior_mu, p.grad_prior_logvar);
+    if (p.wide || p.transforms() || !narrows) return avx512::kTable.kl_divergence(p, plan, first, last);
+  }
+  with_arithmetic(p, [&](auto number, auto transforms) VAE_FUSED_LAMBDA {
+    kl_divergence_of<decltype(number), decltype(transforms)::value>(p, plan, first, last);
+  });
 }
 
 }  // namespace VAE_FUSED_ISA

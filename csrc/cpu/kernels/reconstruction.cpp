@@ -1,18 +1,11 @@
 // The reconstruction term: partial sums and gradients, any of them in one pass.
-#pragma once
-
 #include "core/reconstruction.h"
 #include "cpu/kernels/items.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/kernels/scale_bytes.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
-
-template <class T>
-VAE_FUSED_INLINE void scale_bytes(const ReconstructionParams& p, int count, InputTile<T>& target) {
-  const T scale = static_cast<T>(p.target_scale), shift = static_cast<T>(p.target_shift);
-  T* values = target.buffer();
-  for (int i = 0; i < count; ++i) values[i] = scale * values[i] + shift;
-}
 
 template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
@@ -25,7 +18,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     if (p.target.type == ElementType::kByte) scale_bytes(p, range.count, target);
     OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
-    const unsigned types = types_of(recon, target, grad_recon, grad_target);
+    const unsigned types = types_of<false>(recon, target, grad_recon, grad_target);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
     ItemSums<T, Summed::kSquares> sums(plan, elements_to_sum);
     for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
@@ -42,9 +35,16 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
   if (p.streamed) order_streamed_stores();
 }
 
-static void reconstruction(const ReconstructionParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if (p.wide) return reconstruction_tiles<double>(p, plan, first, last);
-  reconstruction_tiles<float>(p, plan, first, last);
+void reconstruction(const ReconstructionParams& p, const TilePlan& plan, int64_t first, int64_t last) {
+  if constexpr (kExtendsAvx512) {
+    if (p.wide || !any_bfloat16(p.grad_recon, p.grad_target))
+      return avx512::kTable.reconstruction(p, plan, first, last);
+    reconstruction_tiles<float>(p, plan, first, last);
+  } else if (p.wide) {
+    reconstruction_tiles<double>(p, plan, first, last);
+  } else {
+    reconstruction_tiles<float>(p, plan, first, last);
+  }
 }
 
 }  // namespace VAE_FUSED_ISA

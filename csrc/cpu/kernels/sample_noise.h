@@ -1,0 +1,42 @@
+// The samples of a launch, and the noise of a run of their elements.
+#pragma once
+
+#include <cstring>
+
+#include "cpu/kernels/noise.h"
+#include "cpu/kernels/tile.h"
+
+namespace vae_fused {
+namespace VAE_FUSED_ISA {
+
+inline __attribute__((always_inline)) Operand sample_of(Operand operand, int64_t sample, int64_t sample_stride) {
+  if (operand.data == nullptr) return operand;
+  operand.data = static_cast<char*>(operand.data) + sample * sample_stride * size_of(operand.type);
+  return operand;
+}
+
+// Noise is drawn for a run of elements that are worked on at once. While that of a run is drawn, memory catches up with
+// the stores of the run before; those of a whole tile would come in one burst. The backward of 8192 x 512 elements
+// takes 1.45 ms instead of 1.58 on two cores; shorter runs lose more at their ends.
+constexpr int kNoiseRun = 512;
+
+VAE_FUSED_INLINE int noise_run(const NoiseKey& key, const TileRange& range) {
+  return key.per_item || range.count < kNoiseRun ? range.count : kNoiseRun;
+}
+
+// The noise of elements first .. first + count - 1 of a tile. With a key for every item they are the whole tile, which
+// is put together from the noise of several.
+template <class T, class Params>
+VAE_FUSED_INLINE const T* noise_of_run(const Params& p, const TilePlan& plan, int64_t tile, const TileRange& range,
+                                       int first, int count, int64_t sample, Noise<T>& noise, TileBuffer<T>& of_items) {
+  if (!p.key.per_item) return noise(0, sample * p.numel + range.begin + first, count);
+  const T* normals = nullptr;
+  for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+    normals = noise(segment.item, sample * p.item_numel + segment.within, segment.count);
+    if (plan.items_per_tile > 1) std::memcpy(of_items.values + segment.start, normals, segment.count * sizeof(T));
+  });
+  return plan.items_per_tile > 1 ? of_items.values : normals;
+}
+
+}  // namespace VAE_FUSED_ISA
+}  // namespace vae_fused

@@ -247,6 +247,7 @@ void check_reparameterize_backward(const std::optional<Tensor>& grad_z, const st
   }
   if (present(grad_kl)) {
     TORCH_CHECK_VALUE(present(mu), "mu is needed for the gradient of the KL, got None");
+    TORCH_CHECK_VALUE(!num_samples, "num_samples must be None where grad_kl is given, got ", *num_samples);
     check_latent_pair(*mu, logvar);
     check_gradient("grad_kl", *grad_kl, logvar.sizes().slice(0, 1), logvar.device());
   }

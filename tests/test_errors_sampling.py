@@ -110,6 +110,14 @@ def test_generator_of_another_device(api, sampler):
                 getattr(api, sampler)(**moved, generator=generator)
 
 
+def test_a_backward_of_the_kl_and_of_several_samples():
+    leaf = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="num_samples must be None where grad_kl is given, got 4"):
+        torch.ops.vae_fused.reparameterize_backward(
+            torch.zeros(4, 2, 3), torch.zeros(2), leaf, leaf, key_of(1), 4, (True, True)
+        )
+
+
 NORMAL = [
     *(case for case in SOURCES[:8]),
     Case({"size": (-1,)}, ValueError, "size must not be negative, got [-1]"),

@@ -92,6 +92,33 @@ VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const BFloa
   if (__builtin_expect(zero != 0, 0) && has_subnormal(value)) return narrow<BFloat16, P>(value, type);
   return result;
 }
+#else
+// To nearest, ties to even, in the upper half of every float; not for NaN.
+VAE_FUSED_INLINE __m512i rounded_to_bfloat16(NativeFloat value) {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i below_half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_add_epi32(below_half, odd, bits, _mm512_set1_epi32(0x8000));
+}
+
+// NaN, which is rare, is looked for in all registers at once, and one permutation puts the halves of two in order.
+template <int P>
+VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const BFloat16* type) {
+  const __m512i in_order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
+                                            30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  Narrowed<P> result;
+  __mmask16 nan = 0;
+  repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
+    const NativeFloat even = value.part[2 * i], odd = value.part[2 * i + 1];
+    nan |= _mm512_cmp_ps_mask(even, odd, _CMP_UNORD_Q);
+    const __m512i low = _mm512_srli_epi32(rounded_to_bfloat16(even), 16), high = rounded_to_bfloat16(odd);
+    constexpr int kLowOrUpperHalfOfHigh = 0xf8;  // a | (b & c)
+    const __m512i mixed = _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi32(0xffff0000), kLowOrUpperHalfOfHigh);
+    result.pair[i] = _mm512_permutexvar_epi16(in_order, mixed);
+  });
+  if (__builtin_expect(nan != 0, 0)) return narrow<BFloat16, P>(value, type);
+  return result;
+}
 #endif
 
 template <HalfPrecision Stored, int P>

@@ -121,11 +121,22 @@ struct PhiloxWords {
   NativeWide word0[kGroups], word1[kGroups], word2[kGroups], word3[kGroups];
 };
 
-// Those of the blocks from counter on.
 template <int kGroups>
-VAE_FUSED_INLINE void philox_words(uint64_t counter, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
+VAE_FUSED_INLINE void philox_round(int round, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
   repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
-    // The first round on words 2 = 3 = 0.
+    const NativeWide product0 = multiply_low_halves(words.word0[i], NativeWide{} + kPhiloxMultiplier0);
+    const NativeWide product1 = multiply_low_halves(words.word2[i], NativeWide{} + kPhiloxMultiplier1);
+    words.word0[i] = (product1 >> 32) ^ words.word1[i] ^ keys.key0[round];
+    words.word1[i] = product1;
+    words.word2[i] = (product0 >> 32) ^ words.word3[i] ^ keys.key1[round];
+    words.word3[i] = product0;
+  });
+}
+
+// The first two rounds on the blocks from counter on, whose words 2 and 3 are 0.
+template <int kGroups>
+VAE_FUSED_INLINE void first_philox_rounds(uint64_t counter, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
+  repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
     const NativeWide counters = first_of_lanes() + (counter + i * kWideLanes);
     const NativeWide product = multiply_low_halves(counters, NativeWide{} + kPhiloxMultiplier0);
     words.word0[i] = (counters >> 32) ^ keys.key0[0];
@@ -133,17 +144,37 @@ VAE_FUSED_INLINE void philox_words(uint64_t counter, const RoundKeys& keys, Phil
     words.word2[i] = (product >> 32) ^ keys.key1[0];
     words.word3[i] = product;
   });
-#pragma GCC unroll 10
-  for (int round = 1; round < kPhiloxRounds; ++round) {
-    repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
-      const NativeWide product0 = multiply_low_halves(words.word0[i], NativeWide{} + kPhiloxMultiplier0);
-      const NativeWide product1 = multiply_low_halves(words.word2[i], NativeWide{} + kPhiloxMultiplier1);
-      words.word0[i] = (product1 >> 32) ^ words.word1[i] ^ keys.key0[round];
-      words.word1[i] = product1;
-      words.word2[i] = (product0 >> 32) ^ words.word3[i] ^ keys.key1[round];
-      words.word3[i] = product0;
-    });
+  philox_round(1, keys, words);
+}
+
+// The same where all counters have one high word: half of what two rounds multiply is then the same number in all
+// lanes.
+template <int kGroups>
+VAE_FUSED_INLINE void first_philox_rounds_of_one_high_word(uint64_t counter, const RoundKeys& keys,
+                                                           PhiloxWords<kGroups>& words) {
+  const uint64_t product0 = ((counter >> 32) ^ keys.key0[0]) * kPhiloxMultiplier0;
+  repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
+    const NativeWide counters = first_of_lanes() + (counter + i * kWideLanes);
+    const NativeWide product = multiply_low_halves(counters, NativeWide{} + kPhiloxMultiplier0);
+    const NativeWide product1 = multiply_low_halves((product >> 32) ^ keys.key1[0], NativeWide{} + kPhiloxMultiplier1);
+    words.word0[i] = (product1 >> 32) ^ keys.key0[1];
+    words.word1[i] = product1;
+    words.word2[i] = product ^ ((product0 >> 32) ^ keys.key1[1]);
+    words.word3[i] = NativeWide{} + product0;
+  });
+}
+
+// Those of the blocks from counter on.
+template <int kGroups>
+VAE_FUSED_INLINE void philox_words(uint64_t counter, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
+  constexpr uint32_t kLastWithoutCarry = UINT32_MAX - (kGroups * kWideLanes - 1);
+  if (__builtin_expect(static_cast<uint32_t>(counter) <= kLastWithoutCarry, 1)) {
+    first_philox_rounds_of_one_high_word(counter, keys, words);
+  } else {
+    first_philox_rounds(counter, keys, words);
   }
+#pragma GCC unroll 10
+  for (int round = 2; round < kPhiloxRounds; ++round) philox_round(round, keys, words);
 }
 
 // Both uniforms of the pairs of a group: floats take a word each, doubles two.

@@ -11,6 +11,9 @@ template <class T>
 static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& plan, int64_t first_tile,
                                  int64_t last_tile) {
   ElementBuffer<T> elements_to_sum, item_weights;
+  // The factor 2 of the derivative is exact wherever it stands, and in the weight it is not an operation an element.
+  Weight twice = p.weight;
+  twice.scale *= 2.0;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
     const InputTile<T> recon(p.recon, p.extent, range.begin, range.count);
@@ -19,12 +22,12 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     OutputTile<T> grad_recon(p.grad_recon, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
     const unsigned types = types_of<false>(recon, target, grad_recon, grad_target);
-    const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
+    const ItemWeights<T> weights(twice, plan, tile, range, item_weights);
     ItemSums<T, Summed::kSquares> sums(plan, elements_to_sum);
     for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
-      const auto element = squared_error(recon(at, lanes), target(at, lanes));
-      if (p.partials != nullptr) sums.add(at, element.root, lanes);
-      const auto gradient = weights(at, lanes) * element.derivative;
+      const auto difference = squared_error(recon(at, lanes), target(at, lanes)).root;
+      if (p.partials != nullptr) sums.add(at, difference, lanes);
+      const auto gradient = weights(at, lanes) * difference;
       if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
       if (grad_target.wanted()) grad_target.put(at, VectorIn<T, decltype(lanes)>(0.0f) - gradient, lanes);
     });

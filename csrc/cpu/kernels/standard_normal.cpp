@@ -1,7 +1,7 @@
 // The noise itself.
 #include "cpu/kernels/kernels.h"
 #include "cpu/kernels/noise.h"
-#include "cpu/kernels/tile_layout.h"
+#include "cpu/kernels/tile.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -9,14 +9,17 @@ namespace VAE_FUSED_ISA {
 template <class T>
 static void standard_normal_tiles(const StandardNormalParams& p, const TilePlan& plan, int64_t first_tile,
                                   int64_t last_tile) {
-  Extent extent{1, {p.numel}};
-  Operand out{p.out, p.type, {1}};
+  const Extent extent{1, {p.numel}};
+  const Operand normals{p.out, p.type, {1}};
   Noise<T> noise(p.key);
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const TileRange range(plan, tile);
+    OutputTile<T> out(normals, extent, range.begin, range.count, /*streamed=*/false);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const T* normals = noise(segment.item, segment.within, segment.count);
-      scatter(out, extent, range.begin + segment.start, segment.count, normals);
+      const T* drawn = noise(segment.item, segment.within, segment.count);
+      for_each_vector<T>(segment.count, out.types(), [&](int at, auto lanes) VAE_FUSED_LAMBDA {
+        out.put(segment.start + at, load(drawn + at, lanes), lanes);
+      });
     });
   }
 }

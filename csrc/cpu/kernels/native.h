@@ -54,6 +54,16 @@ VAE_FUSED_INLINE NativeFloat minimum(NativeFloat x, NativeFloat high) { return _
 VAE_FUSED_INLINE NativeDouble minimum(NativeDouble x, NativeDouble high) { return _mm512_min_pd(high, x); }
 VAE_FUSED_INLINE NativeFloat maximum(NativeFloat x, NativeFloat low) { return _mm512_max_ps(low, x); }
 VAE_FUSED_INLINE NativeDouble maximum(NativeDouble x, NativeDouble low) { return _mm512_max_pd(low, x); }
+// Of every lane that of odd where the last bit of bits is set, else that of even.
+VAE_FUSED_INLINE NativeFloat select_by_last_bit(NativeInt bits, NativeFloat odd, NativeFloat even) {
+  return _mm512_mask_blend_ps(_mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(1)), even, odd);
+}
+// x with its sign changed where the first bit of bits is set.
+VAE_FUSED_INLINE NativeFloat flip_sign_by_first_bit(NativeFloat x, NativeInt bits) {
+  constexpr int kFlipWhereBothAreSet = 0x78;  // a ^ (b & c)
+  const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+  return (NativeFloat)_mm512_ternarylogic_epi32((__m512i)x, (__m512i)bits, sign, kFlipWhereBothAreSet);
+}
 VAE_FUSED_INLINE void stream(float* destination, NativeFloat value) { _mm512_stream_ps(destination, value); }
 VAE_FUSED_INLINE void stream(double* destination, NativeDouble value) { _mm512_stream_pd(destination, value); }
 // The upper half of the lanes onto the lower one, until one is left.
@@ -123,6 +133,17 @@ VAE_FUSED_INLINE void stream(double* destination, NativeDouble value) {
   __builtin_memcpy(destination, &value, sizeof(value));
 }
 VAE_FUSED_INLINE double folded_sum(NativeDouble x) { return x[0] + x[1]; }
+
+#endif
+
+#if !defined(__AVX512F__)
+
+VAE_FUSED_INLINE NativeFloat select_by_last_bit(NativeInt bits, NativeFloat odd, NativeFloat even) {
+  return (bits & 1) != 0 ? odd : even;
+}
+VAE_FUSED_INLINE NativeFloat flip_sign_by_first_bit(NativeFloat x, NativeInt bits) {
+  return (NativeFloat)((NativeInt)x ^ (bits & INT32_MIN));
+}
 
 #endif
 

@@ -67,11 +67,10 @@ VAE_FUSED_INLINE void sincos_of_turn(VectorOf<float, P> angle, VectorOf<float, P
   c = fused_multiply_add(c, square, Float(1.0f));
   repeat<P>([&](int i) VAE_FUSED_LAMBDA {
     const NativeInt quadrant = (NativeInt)shifted.part[i];
-    const NativeInt odd = (quadrant & 1) != 0;
-    const NativeFloat straight_sine = odd ? c.part[i] : s.part[i];
-    const NativeFloat straight_cosine = odd ? s.part[i] : c.part[i];
-    sine.part[i] = (NativeFloat)((NativeInt)straight_sine ^ ((quadrant & 2) << 30));
-    cosine.part[i] = (NativeFloat)((NativeInt)straight_cosine ^ (((quadrant + 1) & 2) << 30));
+    const NativeFloat straight_sine = select_by_last_bit(quadrant, c.part[i], s.part[i]);
+    const NativeFloat straight_cosine = select_by_last_bit(quadrant, s.part[i], c.part[i]);
+    sine.part[i] = flip_sign_by_first_bit(straight_sine, quadrant << 30);
+    cosine.part[i] = flip_sign_by_first_bit(straight_cosine, (quadrant + 1) << 30);
   });
 }
 

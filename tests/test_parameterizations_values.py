@@ -119,7 +119,8 @@ def test_divergence(api, device, dtype, form, prior, reduction, masked):
 @pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=str)
 @on_forms
 def test_no_further_from_float64_than_eager(device, dtype, form):
-    shape = (6, 3, 117)
+    # So many that the largest errors are those of the formulas, and not of the one element that a library rounds well.
+    shape = (6, 100, 117)
     mu, raw = operands(form, dtype, device, shape)
     key = key_of(7, 3, device)
     noise = noise_of(key, shape, dtype, device)

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 # On the narrower registers the rest of -O3, loops written again for each way through them, doubles the time to compile
-# for nothing that can be measured.
+# for a few percent at most.
 _VECTORIZED = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
 _AVX512 = ["-O3", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2]

@@ -18,15 +18,20 @@ VAE_FUSED_INLINE NativeFloat widen(__m256i bits, const BFloat16*) {
 VAE_FUSED_INLINE __m256i narrow(NativeFloat value, const Half*) {
   return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-// To nearest, ties to even; NaN stays NaN and becomes quiet. The upper half of every float is gathered by one
-// permutation, which is cheaper than a shift and a truncation.
-VAE_FUSED_INLINE __m256i narrow(NativeFloat value, const BFloat16*) {
+// To nearest, ties to even, in the upper half of every float; not for NaN.
+VAE_FUSED_INLINE __m512i rounded_to_bfloat16(NativeFloat value) {
   const __m512i bits = _mm512_castps_si512(value);
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i below_half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_add_epi32(below_half, odd, bits, _mm512_set1_epi32(0x8000));
+}
+
+// The same of any value: NaN stays NaN and becomes quiet. The upper half of every float is gathered by one permutation,
+// which is cheaper than a shift and a truncation.
+VAE_FUSED_INLINE __m256i narrow(NativeFloat value, const BFloat16*) {
   const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-  const __m512i half = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fff), odd, _mm512_set1_epi32(0x8000));
-  const __m512i rounded = _mm512_add_epi32(bits, half);
-  const __m512i result = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  const __m512i quiet_nan = _mm512_or_epi32(_mm512_castps_si512(value), _mm512_set1_epi32(0x400000));
+  const __m512i result = _mm512_mask_mov_epi32(rounded_to_bfloat16(value), nan, quiet_nan);
   const __m512i upper_halves = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,  //
                                                 31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
   return _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper_halves, result));
@@ -93,14 +98,6 @@ VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const BFloa
   return result;
 }
 #else
-// To nearest, ties to even, in the upper half of every float; not for NaN.
-VAE_FUSED_INLINE __m512i rounded_to_bfloat16(NativeFloat value) {
-  const __m512i bits = _mm512_castps_si512(value);
-  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-  const __m512i below_half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
-  return _mm512_mask_add_epi32(below_half, odd, bits, _mm512_set1_epi32(0x8000));
-}
-
 // NaN, which is rare, is looked for in all registers at once, and one permutation puts the halves of two in order.
 template <int P>
 VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const BFloat16* type) {

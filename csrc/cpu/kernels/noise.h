@@ -147,8 +147,7 @@ VAE_FUSED_INLINE void first_philox_rounds(uint64_t counter, const RoundKeys& key
   philox_round(1, keys, words);
 }
 
-// The same where all counters have one high word: half of what two rounds multiply is then the same number in all
-// lanes.
+// The same where all counters have one high word: half of what two rounds multiply is then one number for all lanes.
 template <int kGroups>
 VAE_FUSED_INLINE void first_philox_rounds_of_one_high_word(uint64_t counter, const RoundKeys& keys,
                                                            PhiloxWords<kGroups>& words) {

@@ -204,21 +204,24 @@ VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, T
 }
 
 // Normals first .. first + count - 1 of a key. They are written into buffer, which has room for count + kNoiseSlack
-// elements, and begin where the returned pointer points.
+// elements, and begin where the returned pointer points. meanwhile(done, next) goes before every step, which makes the
+// next normals after those that are done.
 constexpr int kNoiseSlack = kRegistersPerStep * kNormalsPerRegister<float> + 4;
 
-template <class T>
-VAE_FUSED_INLINE const T* fill_normals(const RoundKeys& keys, uint64_t offset, int64_t first, int64_t count,
-                                       T* buffer) {
+template <class T, class Meanwhile>
+VAE_FUSED_INLINE const T* fill_normals(const RoundKeys& keys, uint64_t offset, int64_t first, int64_t count, T* buffer,
+                                       Meanwhile meanwhile) {
   constexpr int kOfBlock = NormalBlock<T>::kLanes, kOfRegister = kNormalsPerRegister<T>;
   constexpr int kStep = kRegistersPerStep * kOfRegister;
   const int skip = static_cast<int>(first % kOfBlock);
   uint64_t counter = offset + static_cast<uint64_t>(first / kOfBlock);
   int64_t done = 0;
   for (; done + kStep <= count + skip; done += kStep, counter += kStep / kOfBlock) {
+    meanwhile(static_cast<int>(done), kStep);
     normals_of_step<kRegistersPerStep>(counter, keys, buffer + done);
   }
   for (; done < count + skip; done += kOfRegister, counter += kOfRegister / kOfBlock) {
+    meanwhile(static_cast<int>(done), kOfRegister);
     normals_of_step<1>(counter, keys, buffer + done);
   }
   return buffer + skip;
@@ -237,11 +240,12 @@ class Noise {
   VAE_FUSED_HOST_DEVICE explicit Noise(const NoiseKey& key)
       : key_(key), rounds_(key.words == nullptr ? 0 : key.words[0]) {}
 
-  // Normals first .. first + count - 1 of the key of an item, until the next call.
-  VAE_FUSED_HOST_DEVICE const T* operator()(int64_t item, int64_t first, int64_t count) {
+  // Normals first .. first + count - 1 of the key of an item, until the next call; meanwhile as above.
+  template <class Meanwhile>
+  VAE_FUSED_HOST_DEVICE const T* operator()(int64_t item, int64_t first, int64_t count, Meanwhile meanwhile) {
     const uint64_t* words = key_.words + (key_.per_item ? 2 * item : 0);
     if (key_.per_item) rounds_ = RoundKeys(words[0]);
-    return fill_normals(rounds_, words[1], first, count, buffer_.values);
+    return fill_normals(rounds_, words[1], first, count, buffer_.values, meanwhile);
   }
 
  private:

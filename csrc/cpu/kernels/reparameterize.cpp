@@ -30,7 +30,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       const int run = noise_run(p.key, range);
       for (int first = 0; first < range.count; first += run) {
         const int count = range.count - first < run ? range.count - first : run;
-        const T* normals = noise_of_run(p, plan, tile, range, first, count, sample, noise, noise_of_items);
+        const T* normals = noise_of_run(p, plan, tile, range, first, count, sample, noise, noise_of_items, mu, logvar);
         const auto begin = [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
         };

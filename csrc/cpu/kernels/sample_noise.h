@@ -26,13 +26,25 @@ VAE_FUSED_INLINE int noise_run(const NoiseKey& key, const TileRange& range) {
 
 // The noise of elements first .. first + count - 1 of a tile. With a key for every item they are the whole tile, which
 // is put together from the noise of several.
+//
+// Operands that lie beyond the caches are fetched a few lines at a time between the steps that make the noise. The
+// processor's own prefetching stops where a loop over a run ends, and a whole run asked for at once would fill the
+// queue of misses, where the instructions behind it wait.
 template <class T, class Params>
 VAE_FUSED_INLINE const T* noise_of_run(const Params& p, const TilePlan& plan, int64_t tile, const TileRange& range,
-                                       int first, int count, int64_t sample, Noise<T>& noise, TileBuffer<T>& of_items) {
-  if (!p.key.per_item) return noise(0, sample * p.numel + range.begin + first, count);
+                                       int first, int count, int64_t sample, Noise<T>& noise, TileBuffer<T>& of_items,
+                                       const auto&... operands) {
+  const auto fetch = [&p, ... prefetch = operands.prefetch()](int begin, int of_step) VAE_FUSED_LAMBDA {
+    if (p.streamed) (prefetch(begin, of_step), ...);
+  };
+  if (!p.key.per_item) {
+    return noise(0, sample * p.numel + range.begin + first, count,
+                 [&](int done, int next) VAE_FUSED_LAMBDA { fetch(first + done, next); });
+  }
   const T* normals = nullptr;
   for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-    normals = noise(segment.item, sample * p.item_numel + segment.within, segment.count);
+    normals = noise(segment.item, sample * p.item_numel + segment.within, segment.count,
+                    [&](int done, int next) VAE_FUSED_LAMBDA { fetch(segment.start + done, next); });
     if (plan.items_per_tile > 1) std::memcpy(of_items.values + segment.start, normals, segment.count * sizeof(T));
   });
   return plan.items_per_tile > 1 ? of_items.values : normals;

@@ -16,7 +16,8 @@ static void standard_normal_tiles(const StandardNormalParams& p, const TilePlan&
     const TileRange range(plan, tile);
     OutputTile<T> out(normals, extent, range.begin, range.count, /*streamed=*/false);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-      const T* drawn = noise(segment.item, segment.within, segment.count);
+      const auto nothing = [](int, int) VAE_FUSED_LAMBDA {};
+      const T* drawn = noise(segment.item, segment.within, segment.count, nothing);
       for_each_vector<T>(segment.count, out.types(), [&](int at, auto lanes) VAE_FUSED_LAMBDA {
         out.put(segment.start + at, load(drawn + at, lanes), lanes);
       });

@@ -18,6 +18,20 @@ struct alignas(64) TileBuffer {
   T values[kTile];
 };
 
+// Has the processor bring elements of a tile into its second cache before they are asked for. Apart from the tile, so
+// that a loop which asks keeps what it needs in registers; inlined, because compilers drop calls that do nothing else.
+struct Prefetch {
+  const char* first;
+  int size;  // of an element, in bytes; 0 where the tile is absent
+
+  VAE_FUSED_HOST_DEVICE void operator()(int begin, int count) const {
+    constexpr int kLine = 64, kForReading = 0, kSecondCache = 2;
+    for (int byte = begin * size; byte < (begin + count) * size; byte += kLine) {
+      __builtin_prefetch(first + byte, kForReading, kSecondCache);
+    }
+  }
+};
+
 // An input tile: read in place, or out of a buffer.
 template <class T>
 class InputTile {
@@ -42,6 +56,10 @@ class InputTile {
       if (type_ == ElementType::kBFloat16) return load(static_cast<const BFloat16*>(values_) + index, lanes);
       return load(static_cast<const T*>(values_) + index, lanes);
     }
+  }
+
+  VAE_FUSED_HOST_DEVICE Prefetch prefetch() const {
+    return {static_cast<const char*>(values_), present() ? static_cast<int>(size_of(type_)) : 0};
   }
 
   // As a plain array: read into the buffer, too, where the elements lie in another type.

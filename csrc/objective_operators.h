@@ -43,6 +43,7 @@ struct ObjectiveOperators {
   static Tensors<7> elbo_loss_(std::array<bool, 4> output_mask, const ObjectiveArguments& a) {
     const Guard guard(a.recon.device());
     const Objective objective(a);
+    a.recon.mutable_data_ptr();  // a copy-on-write clone gets memory of its own before its address is taken
     check_overwritten(objective);
     const Gradients grads{a.recon,
                           Tensor(),

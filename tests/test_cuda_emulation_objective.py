@@ -187,6 +187,18 @@ def test_bits_of_an_item_do_not_depend_on_its_place(dtype: torch.dtype, numel: i
         assert len(of_items.unique()) == 1
 
 
+@pytest.mark.parametrize("shape", [(130, 4100), (9, 20001), (3, 140000)], ids=str)
+def test_items_of_few_and_of_many_pieces(shape: tuple[int, ...]) -> None:
+    """Two pieces of more items than the last block takes at once, some, and more than a warp."""
+    recon, target, mu, logvar = torch.randn(4, *shape, generator=torch.Generator().manual_seed(9)).unbind()
+    for latent in ((mu, logvar), (mu[:, :5], logvar[:, :5])):
+        for kind in ("mse", "l1"):
+            arguments = (recon, target, *latent, None, 0.5, None, kind, "sample")
+            assert_agree(emulated("elbo_loss", *arguments), on_cpu("elbo_loss", *arguments))
+    arguments = (mu, logvar, None, None, "sample")
+    assert_agree(emulated("kl_divergence", *arguments), on_cpu("kl_divergence", *arguments))
+
+
 def test_sums_are_those_of_float64() -> None:
     generator = torch.Generator().manual_seed(6)
     recon, target = torch.randn(2, 40, 3000, generator=generator)

@@ -75,6 +75,16 @@ def test_samples_and_their_backward(emulation: ctypes.CDLL, form: Form, dtype: t
             assert_noisy_agree(gradients, on_cpu("reparameterize_backward", *arguments, **scale))
 
 
+def test_an_incoming_gradient_in_float64(emulation: ctypes.CDLL) -> None:
+    mu, raw = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1)).unbind()
+    arguments = (mu.double().cos(), None, None, raw, KEY, None, (True, True))
+    gradients = emulated("reparameterize_backward", *arguments, parameterization="log_std")
+    assert_vectors(emulation, False)
+    expected = on_cpu("reparameterize_backward", *arguments, parameterization="log_std")
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 @on_dtypes
 @on_forms
 def test_samples_with_the_divergence(emulation: ctypes.CDLL, form: Form, dtype: torch.dtype) -> None:

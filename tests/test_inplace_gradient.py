@@ -174,6 +174,14 @@ def test_only_the_latents_below_the_operator(device):
     assert all(torch.equal(one, other) for one, other in zip(results[:3], expected[:3], strict=True))
 
 
+def test_a_copy_on_write_clone_gets_memory_of_its_own(device):
+    x, target, mu, logvar = (t.detach() for t in operands_of(device))
+    before, recon = x.clone(), torch._lazy_clone(x)
+    ops.elbo_loss_.default((False,) * 4, recon, target, mu, logvar, None, 0.5, None, "mse", "sum")
+    assert torch.equal(x, before)
+    assert not torch.equal(recon, before)
+
+
 def test_checkpointing_the_decoder_and_the_loss(device):
     x, target, mu, logvar = operands_of(device)
     expected = gradients_of((x, mu, logvar), vf.elbo_loss(x * 2.0, target, mu, logvar))

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kBlock, kBlocksWithData<S>)
     }
   }
   if (!sums || p.paired || !is_last_block(p.ticket)) return;
-  for_each_item(p.data_work.items, [&](int64_t item, int lane, int team, bool exists) {
+  for_each_item(p.data_work.items, p.most_pieces(), [&](int64_t item, int lane, int team, bool exists) {
     double data = 0.0, latent = 0.0;
     if (exists) {
       data = lane_sum(p.data_partials, p.data_work, item, lane, team);

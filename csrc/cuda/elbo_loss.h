@@ -30,6 +30,10 @@ struct ElboLossParams {
   Ticket ticket;
 
   constexpr bool sums() const { return loss != nullptr; }
+  // Of an item, in either term.
+  constexpr int64_t most_pieces() const {
+    return with_latent && latent_work.pieces > data_work.pieces ? latent_work.pieces : data_work.pieces;
+  }
   // The units of the data come first, those of the latents follow, or go along with them.
   constexpr int64_t data_steps() const { return with_data ? data_work.steps() : 0; }
   constexpr int64_t steps() const { return data_steps() + (with_latent && !paired ? latent_work.steps() : 0); }

@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kBlock, 2) elbo_loss_term_kernel(const __grid_
     }
   }
   if (!sums || p.paired || !is_last_block(p.ticket)) return;
-  for_each_item(p.data_work.items, [&](int64_t item, int lane, int team, bool exists) {
+  for_each_item(p.data_work.items, p.most_pieces(), [&](int64_t item, int lane, int team, bool exists) {
     TermSums data;
     double latent = 0.0;
     if (exists) {

@@ -46,8 +46,7 @@ void launch_scale_gradients(const ScaleGradientsParams& params, const LaunchSite
     ScaledGradient& gradient = p.gradients[i];
     give_rank(gradient.extent);
     steps = std::max(steps, gradient.work.steps());
-    vectors = vectors && gradient.values.type != ElementType::kDouble &&
-              vectorizes_as_stored(gradient.extent, kScaledGroup, {&gradient.values});
+    vectors = vectors && vectorizes_as_stored(gradient.extent, kScaledGroup, {&gradient.values});
   }
   if (vectors) return start<VectorAccess<kScaledGroup, true>, AnyStorage>(p, steps, site);
   start<GenericAccess<double, 1>, double>(p, steps, site);

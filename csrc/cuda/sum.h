@@ -112,10 +112,12 @@ __device__ __forceinline__ double lane_sum(const double* partials, const Work& w
   return sum;
 }
 
-// body(item, lane, team, exists) for every item, by one block: all of its threads for one item, else a warp for each.
+// body(item, lane, team, exists) for every item, by one block: all of its threads for one item, else as many for each
+// as it has pieces at most, so that the few of a small item leave room for other items, and a warp for more.
 template <class Body>
-__device__ __forceinline__ void for_each_item(int64_t items, Body body) {
-  const int team = items == 1 ? kBlock : kWarp;
+__device__ __forceinline__ void for_each_item(int64_t items, int64_t pieces, Body body) {
+  int team = items == 1 ? kBlock : 2;
+  while (team < kWarp && team < pieces) team *= 2;
   for (int64_t first = 0; first < items; first += kBlock / team) {
     const int64_t item = first + threadIdx.x / team;
     body(item, static_cast<int>(threadIdx.x & (team - 1)), team, item < items);
@@ -139,7 +141,7 @@ __device__ __forceinline__ void for_each_unit(const Work& work, const Summation&
     }
   }
   if (sum.out == nullptr || work.pieces == 1 || !is_last_block(sum.ticket)) return;
-  for_each_item(work.items, [&](int64_t item, int lane, int team, bool exists) {
+  for_each_item(work.items, work.pieces, [&](int64_t item, int lane, int team, bool exists) {
     const double total = team_sum(exists ? lane_sum(sum.partials, work, item, lane, team) : 0.0, team);
     if (lane == 0 && exists) write_sum(sum.out, sum.wide, item, total / sum.divisor);
   });

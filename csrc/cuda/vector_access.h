@@ -132,10 +132,13 @@ struct TransformingVectors : VectorAccess<kSize, true> {
   static constexpr bool kClamps = false;
 };
 
-// Whether every operand can be moved in vectors of the type that it has when the kernel runs.
+// Whether every operand can be moved in vectors of the type that it has when the kernel runs. AnyStorage has no
+// float64.
 inline bool vectorizes_as_stored(const Extent& extent, int group, std::initializer_list<const Operand*> operands) {
-  return std::all_of(operands.begin(), operands.end(),
-                     [&](const Operand* operand) { return vectorizes(extent, group, {{*operand, operand->type}}); });
+  return std::all_of(operands.begin(), operands.end(), [&](const Operand* operand) {
+    const bool has_vectors = operand->data == nullptr || operand->type != ElementType::kDouble;
+    return has_vectors && vectorizes(extent, group, {{*operand, operand->type}});
+  });
 }
 
 // The same for an operand that is read as AnyStorageOrRepeated.

@@ -137,8 +137,9 @@ void check_reconstruction(const Tensor& recon, const Tensor& target) {
   check_batched("recon", recon);
   TORCH_CHECK_TYPE(is_supported(target.scalar_type()) || target.scalar_type() == at::kByte,
                    "target must be uint8, float16, bfloat16, float32 or float64, got ", name_of(target.scalar_type()));
+  const bool only_in_shape = target.numel() == recon.numel();
   TORCH_CHECK_VALUE(target.sizes() == recon.sizes(), "target must have the shape of recon, ", recon.sizes(), ", got ",
-                    target.sizes());
+                    target.sizes(), only_in_shape ? ", which target.view_as(recon) makes of it" : "");
   check_same_device("target", target, "recon", recon);
 }
 
@@ -165,7 +166,8 @@ void check_kl_source(const Tensor& recon, const std::optional<Tensor>& mu, const
                     "kl cannot be given with reduction='mean': the number of latent elements is unknown; give mu and "
                     "logvar");
   TORCH_CHECK_VALUE(kl->dim() == 1 && kl->size(0) == recon.size(0), "kl must have the shape [batch] of recon, [",
-                    recon.size(0), "], got ", kl->sizes());
+                    recon.size(0), "], got ", kl->sizes(),
+                    kl->dim() == 0 ? ": that of every item, as kl_divergence gives it with reduction='sample'" : "");
   check_same_device("kl", *kl, "recon", recon);
 }
 

@@ -55,9 +55,9 @@ loss_function = vf.FusedELBOLoss.like("pytorch-examples")  # was: BCE + KLD, wri
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Pixels for training and for the test, ``[N, 64]``, between 0 and 1."""
-    pixels = torch.tensor(load_digits().data / 16.0, dtype=torch.float32)
-    return pixels[:1500], pixels[1500:]
+    """Images for training and for the test, ``[N, 1, 8, 8]``, between 0 and 1."""
+    images = torch.tensor(load_digits().images / 16.0, dtype=torch.float32).unsqueeze(1)
+    return images[:1500], images[1500:]
 
 
 def main(epochs: int = 5, seed: int = 1) -> list[float]:
@@ -73,13 +73,14 @@ def main(epochs: int = 5, seed: int = 1) -> list[float]:
         for x in loader:
             optimizer.zero_grad()
             recon, mu, logvar = model(x)
-            loss = loss_function(recon, x, mu, logvar)
+            loss = loss_function(recon, x.view(-1, PIXELS), mu, logvar)
             loss.backward()
             train_loss += loss.item()
             optimizer.step()
         with torch.no_grad():
             recon, mu, logvar = model(held_out)
-            test_losses.append(loss_function(recon, held_out, mu, logvar).item() / len(held_out))
+            test_loss = loss_function(recon, held_out.view(-1, PIXELS), mu, logvar)
+            test_losses.append(test_loss.item() / len(held_out))
         print(f"epoch {epoch}: training loss {train_loss / len(training):.4f}, test loss {test_losses[-1]:.4f}")
     return test_losses
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.documents import PAGES, ROOT, blocks_of, docstring_examples, failures_of, module_names, printed_by
 from torch import nn
 
@@ -74,6 +75,16 @@ def test_the_readme_says_the_same_number_before_and_after():
     before, after, with_own_sample = losses
     torch.testing.assert_close(after, before)
     assert with_own_sample.isfinite()
+
+
+def test_the_readme_says_the_same_number_of_other_losses():
+    rows = re.findall(r"^\| `(F\..*?)`.*?\| `(vf\..*?)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == 5
+    recon, x, mu, logvar = torch.rand(5, 6), torch.rand(5, 6), torch.randn(5, 4), torch.randn(5, 4)
+    names = {"vf": vf, "F": F, "recon": recon, "x": x, "B": 5, "D": 6, "beta": 0.3}
+    names["KL"] = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+    for yours, ours in rows:
+        torch.testing.assert_close(eval(ours, names)(recon, x, mu, logvar), eval(yours, names))
 
 
 def test_commands_name_files_that_are_there():

@@ -8,6 +8,8 @@ from helpers.errors import BOTH, Case, assert_refused, named
 from helpers.inputs import images, latents
 from test_errors_sampling import FLOATING, PAIR, zeros
 
+import vae_fused as vf
+
 DATA = [
     Case({"recon": 1.0}, TypeError, "recon must be a tensor, got float"),
     Case({"recon": None}, TypeError, "recon must be a tensor, got NoneType"),
@@ -24,6 +26,11 @@ DATA = [
     Case({"target": zeros(3, 6)}, ValueError, "target must have the shape of recon, [3, 5], got [3, 6]"),
     Case({"target": zeros(1, 5)}, ValueError, "target must have the shape of recon, [3, 5], got [1, 5]"),
     Case({"target": zeros(5)}, ValueError, "target must have the shape of recon, [3, 5], got [5]"),
+    Case(
+        {"target": zeros(3, 1, 5)},
+        ValueError,
+        "target must have the shape of recon, [3, 5], got [3, 1, 5], which target.view_as(recon) makes of it",
+    ),
     Case({"target": zeros(3, 5, device="meta")}, ValueError, "target must be on the device of recon, cpu, got meta"),
 ]
 LOSSES = "recon_loss must be one of mse, l1, smooth_l1, bce_with_logits, bce, gaussian_nll, laplace_nll, got"
@@ -42,6 +49,11 @@ CHOICES = [
 BETA = [
     Case({"beta": "1"}, TypeError, "beta must be a float or a 0-dimensional tensor, got str"),
     Case({"beta": None}, TypeError, "beta must be a float or a 0-dimensional tensor, got NoneType"),
+    Case(
+        {"beta": vf.LinearSchedule(0.0, 1.0, 10)},
+        TypeError,
+        "beta must be a float or a 0-dimensional tensor, got LinearSchedule; its .tensor is one",
+    ),
     Case({"beta": [1.0]}, TypeError, "beta must be a float or a 0-dimensional tensor, got list"),
     Case({"beta": True}, TypeError, "beta must be a float or a 0-dimensional tensor, got bool"),
     Case({"beta": 1j}, TypeError, "beta must be a float or a 0-dimensional tensor, got complex"),
@@ -72,7 +84,12 @@ SOURCE = [
 GIVEN_KL = [
     Case({"kl": 1.0}, TypeError, "kl must be a tensor, got float"),
     Case({"kl": zeros(3, dtype=torch.int64)}, TypeError, f"kl {FLOATING} torch.int64"),
-    Case({"kl": zeros(())}, ValueError, "kl must have the shape [batch] of recon, [3], got []"),
+    Case(
+        {"kl": zeros(())},
+        ValueError,
+        "kl must have the shape [batch] of recon, [3], got []: that of every item, as kl_divergence gives it with "
+        "reduction='sample'",
+    ),
     Case({"kl": zeros(2)}, ValueError, "kl must have the shape [batch] of recon, [3], got [2]"),
     Case({"kl": zeros(1)}, ValueError, "kl must have the shape [batch] of recon, [3], got [1]"),
     Case({"kl": zeros(3, 1)}, ValueError, "kl must have the shape [batch] of recon, [3], got [3, 1]"),

@@ -52,6 +52,15 @@ def test_loaders_and_batches_are_data_as_well():
         assert_same(vf.evaluate(Encoding(3), source, num_samples=5), whole, rtol=1e-13)
 
 
+def test_a_posterior_may_be_a_diagonal_gaussian():
+    class Packed(Encoding):
+        def encode(self, x):
+            return vf.DiagonalGaussian(x)
+
+    data = posteriors(10, 3)
+    assert_same(vf.evaluate(Packed(3), data, num_samples=5), vf.evaluate(Encoding(3), data, num_samples=5), rtol=1e-14)
+
+
 def test_the_seed_decides_the_noise():
     data = posteriors(10, 3)
     first, again, other = (vf.evaluate(Encoding(3), data, num_samples=5, seed=seed) for seed in (1, 1, 2**64 - 1))

@@ -76,8 +76,13 @@ def test_progress_without_its_package(monkeypatch):
         ),
         ({"likelihood": "gaussian"}, TypeError, "likelihood must be a function, got str"),
         ({"model": Encoding}, TypeError, "model must be an instance, got the class Encoding"),
-        ({"model": Giving(torch.ones(4, 3))}, TypeError, r"model.encode must give \(mu, logvar\), got Tensor"),
-        ({"model": Giving((1, 2, 3))}, TypeError, r"model.encode must give \(mu, logvar\), got tuple of 3"),
+        ({"model": Giving(torch.ones(4, 3))}, TypeError, r"model.encode must give \(mu, logvar\) or a .*, got Tensor"),
+        ({"model": Giving((1, 2, 3))}, TypeError, r"model.encode must give \(mu, logvar\) or a .*, got tuple of 3"),
+        (
+            {"model": Giving(vf.DiagonalGaussian(torch.ones(4, 6), deterministic=True))},
+            ValueError,
+            "model.encode must give a posterior with a density, got a deterministic DiagonalGaussian",
+        ),
         ({"model": Giving((torch.ones(4, 3), [1.0]))}, TypeError, "logvar must be a tensor, got list"),
         (
             {"model": Giving([torch.ones(2, 3), torch.ones(2, 3)])},

@@ -214,5 +214,5 @@ def test_vae_refuses_what_it_cannot_fuse():
         ):
             vf.VAE(nn.Linear(6, 4), decoder, 2, fused_output_layer=True)
     for model in both_models():
-        with pytest.raises(ValueError, match=r"^target must have the shape of recon, \[5, 2, 3, 3\], got \[5, 18\]$"):
+        with pytest.raises(ValueError, match=r"^target must .* recon, \[5, 2, 3, 3\], got \[5, 18\], which .*view_as"):
             model.loss(torch.rand(5, 18, dtype=F64))

@@ -10,7 +10,7 @@ from helpers.importance import linear_decoder, small_problem
 from helpers.inputs import images, key_of, keys_of, latents
 from helpers.linear_gaussian import BATCH, TOLERANCE, VARIANCE, LinearGaussian
 from torch.autograd import gradcheck, gradgradcheck
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Independent, Laplace, Normal
 
 import vae_fused as vf
 from vae_fused import reference
@@ -61,6 +61,8 @@ def test_likelihoods(device):
     recon, target = images((3, 2, 4), F64, device)
     normal = Independent(Normal(recon, 0.3), 2).log_prob(target)
     torch.testing.assert_close(vf.GaussianLikelihood(0.3)(recon, target), normal, rtol=1e-12, atol=0)
+    laplace = Independent(Laplace(recon, 0.3), 2).log_prob(target)
+    torch.testing.assert_close(vf.LaplaceLikelihood(0.3)(recon, target), laplace, rtol=1e-12, atol=0)
     bernoulli = Independent(Bernoulli(logits=recon, validate_args=False), 2).log_prob(target)
     torch.testing.assert_close(vf.BernoulliLikelihood()(recon, target), bernoulli, rtol=1e-12, atol=0)
     probabilities = vf.BernoulliLikelihood(logits=False)(recon.sigmoid(), target)
@@ -70,11 +72,14 @@ def test_likelihoods(device):
     torch.testing.assert_close(one_pixel, expected, rtol=1e-12, atol=0)
 
 
-def test_the_default_likelihood_is_the_squared_error_and_its_constant(device):
+def test_the_default_likelihoods_are_the_error_and_its_constant(device):
     recon, target = images((3, 7), F64, device)
     squared_error = vf.elbo_loss(recon, target, kl=torch.zeros(3, dtype=F64, device=device), reduction="sample")
     expected = -squared_error - 3.5 * math.log(math.pi)
     torch.testing.assert_close(vf.GaussianLikelihood()(recon, target), expected, rtol=1e-14, atol=0)
+    absolute_error = vf.elbo_loss(recon, target, kl=recon.new_zeros(3), recon_loss="l1", reduction="sample")
+    expected = -absolute_error - recon[0].numel() * math.log(2.0)
+    torch.testing.assert_close(vf.LaplaceLikelihood()(recon, target), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from helpers.importance import linear_decoder, small_problem
@@ -114,6 +116,8 @@ def test_errors(change, error, message):
         (lambda: vf.GaussianLikelihood(0.0), ValueError, "sigma must be positive and finite, got 0.0"),
         (lambda: vf.GaussianLikelihood(-1.0), ValueError, "sigma must be positive and finite, got -1.0"),
         (lambda: vf.GaussianLikelihood("1"), TypeError, "sigma must be a number, got str"),
+        (lambda: vf.LaplaceLikelihood(math.inf), ValueError, "scale must be positive and finite, got inf"),
+        (lambda: vf.LaplaceLikelihood(None), TypeError, "scale must be a number, got NoneType"),
         (lambda: vf.BernoulliLikelihood(1), TypeError, "logits must be a bool, got int"),
         (
             lambda: vf.BernoulliLikelihood()(torch.ones(2, DATA), torch.ones(2, 1)),

@@ -46,6 +46,20 @@ import vae_fused as vf
             ValueError,
             "recon_loss must be one of mse, l1, smooth_l1, bce_with_logits, bce, got 'gaussian_nll'",
         ),
+        *(
+            (
+                lambda decoder=decoder: vf.VAE(nn.Linear(2, 2), decoder, 2).loss(
+                    torch.rand(3, 2), recon_loss="bce_with_logits"
+                ),
+                ValueError,
+                "recon_loss must be bce with a decoder that ends in a Sigmoid, got 'bce_with_logits'",
+            )
+            for decoder in (
+                nn.Sigmoid(),
+                nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Unflatten(1, (2,))),
+                nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Sigmoid())),
+            )
+        ),
         (lambda: vf.mlp_vae(4)(torch.zeros(2, 4), sample=False, key=3), TypeError, "key must be a tensor, got int"),
         (
             lambda: vf.VAE(nn.LSTM(4, 3), nn.Linear(2, 4), 2)(torch.zeros(2, 4)),

@@ -14,7 +14,7 @@ from vae_fused.functional import (
     reparameterize_with_kl,
     standard_normal,
 )
-from vae_fused.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from vae_fused.likelihoods import BernoulliLikelihood, GaussianLikelihood, LaplaceLikelihood
 from vae_fused.linear_loss import FusedLinearELBOLoss, linear_elbo_loss
 from vae_fused.marginal_likelihood import log_likelihood
 from vae_fused.models import VAE, VAEOutput, conv_vae, mlp_vae
@@ -36,6 +36,7 @@ __all__ = [
     "FusedELBOLoss",
     "FusedLinearELBOLoss",
     "GaussianLikelihood",
+    "LaplaceLikelihood",
     "LinearSchedule",
     "Normal",
     "VAEOutput",

@@ -98,7 +98,15 @@ def check_beta(beta: float | Tensor, recon: Tensor, name: str = "recon") -> None
         if beta.device.type != "cpu" and beta.device != recon.device:
             raise ValueError(f"beta must be on the CPU or on the device of {name}, {recon.device}, got {beta.device}")
     elif isinstance(beta, bool) or not isinstance(beta, (int, float, torch.SymFloat, torch.SymInt)):
-        raise TypeError(f"beta must be a float or a 0-dimensional tensor, got {type_name(beta)}")
+        hint = "; its .tensor is one" if isinstance(getattr(beta, "tensor", None), Tensor) else ""
+        raise TypeError(f"beta must be a float or a 0-dimensional tensor, got {type_name(beta)}{hint}")
+
+
+def check_target_shape(recon: Tensor, target: Tensor) -> None:
+    """Raise unless target has the shape of recon."""
+    if target.shape != recon.shape:
+        hint = ", which target.view_as(recon) makes of it" if target.numel() == recon.numel() else ""
+        raise ValueError(f"target must have the shape of recon, {shape_of(recon)}, got {shape_of(target)}{hint}")
 
 
 def check_reconstruction(recon: Tensor, target: Tensor) -> None:
@@ -107,8 +115,7 @@ def check_reconstruction(recon: Tensor, target: Tensor) -> None:
     check_tensor("target", target)
     if target.dtype not in (torch.uint8, *FLOATING_DTYPES):
         raise TypeError(f"target must be uint8, float16, bfloat16, float32 or float64, got {target.dtype}")
-    if target.shape != recon.shape:
-        raise ValueError(f"target must have the shape of recon, {shape_of(recon)}, got {shape_of(target)}")
+    check_target_shape(recon, target)
     check_same_device("target", target, "recon", recon)
 
 
@@ -158,7 +165,8 @@ def check_kl_source(
             "kl cannot be given with reduction='mean': the number of latent elements is unknown; give mu and logvar"
         )
     if kl.dim() != 1 or kl.shape[0] != recon.shape[0]:
-        raise ValueError(f"kl must have the shape [batch] of {name}, [{recon.shape[0]}], got {shape_of(kl)}")
+        hint = ": that of every item, as kl_divergence gives it with reduction='sample'" if kl.dim() == 0 else ""
+        raise ValueError(f"kl must have the shape [batch] of {name}, [{recon.shape[0]}], got {shape_of(kl)}{hint}")
     check_same_device("kl", kl, name, recon)
 
 

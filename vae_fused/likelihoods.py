@@ -13,7 +13,7 @@ from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._arguments import accumulation_dtype
 
-__all__ = ["BernoulliLikelihood", "GaussianLikelihood", "Likelihood"]
+__all__ = ["BernoulliLikelihood", "GaussianLikelihood", "LaplaceLikelihood", "Likelihood"]
 
 # likelihood(recon, target): the decoder's output and the data, both [N, ...], to log p(x | z) in nats, [N].
 Likelihood = Callable[[Tensor, Tensor], Tensor]
@@ -24,6 +24,12 @@ def _sums_of_items(recon: Tensor, target: Tensor, recon_loss: str) -> Tensor:
     arguments.check_reconstruction(recon, target)
     no_kl = recon.new_zeros(recon.shape[:1], dtype=accumulation_dtype(recon.dtype))
     return functional.elbo_loss(recon, target, kl=no_kl, recon_loss=recon_loss, reduction="sample")
+
+
+def _check_positive(name: str, value: float) -> None:
+    checks.check_number(name, value)
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,7 @@ class GaussianLikelihood:
     sigma: float = math.sqrt(0.5)
 
     def __post_init__(self) -> None:
-        checks.check_number("sigma", self.sigma)
-        if not 0.0 < self.sigma < math.inf:
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
+        _check_positive("sigma", self.sigma)
 
     def __call__(self, recon: Tensor, target: Tensor) -> Tensor:
         """Log p(x | z), ``[N]``, float32 (float64 if an operand is), differentiable in both.
@@ -66,6 +70,41 @@ class GaussianLikelihood:
 
 
 SQUARED_ERROR = GaussianLikelihood()
+
+
+@dataclass(frozen=True)
+class LaplaceLikelihood:
+    r"""A Laplace distribution around the decoder's output, of one fixed scale.
+
+    :math:`-\sum |x - \hat x| / b - D \log 2b`, from the fused absolute error.
+
+    Args:
+        scale: :math:`b`, the mean absolute deviation. The default 1 makes the absolute error, as ``recon_loss="l1"``
+            sums it, the negative log-likelihood up to the constant :math:`D \log 2`.
+
+    Raises:
+        TypeError: ``scale`` is not a number.
+        ValueError: ``scale`` is not positive and finite.
+
+    Example:
+        >>> LaplaceLikelihood(scale=0.5)(torch.zeros(2, 3), torch.ones(2, 3))
+        tensor([-6., -6.])
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("scale", self.scale)
+
+    def __call__(self, recon: Tensor, target: Tensor) -> Tensor:
+        """Log p(x | z), ``[N]``, float32 (float64 if an operand is), differentiable in both.
+
+        Raises:
+            TypeError: an operand that is not floating.
+            ValueError: shapes or devices that differ.
+        """
+        absolute_error = _sums_of_items(recon, target, "l1")
+        return absolute_error * (-1.0 / self.scale) - math.prod(recon.shape[1:]) * math.log(2.0 * self.scale)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vae_fused import _checks as checks
 from vae_fused import functional
 from vae_fused._philox import draw_key
 from vae_fused.bounds import log_density_ratios, log_likelihoods
+from vae_fused.distributions import DiagonalGaussian
 from vae_fused.likelihoods import SQUARED_ERROR, Likelihood
 
 __all__ = ["Autoencoder", "log_likelihood"]
@@ -28,8 +29,8 @@ _LOG2_COUNTERS_OF_ITEM = 32
 class Autoencoder(Protocol):
     """What is asked of a model: a diagonal Gaussian posterior in the latents, and a decoder."""
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance, ``[B, ...]`` each, of data ``[B, ...]``."""
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor] | DiagonalGaussian:
+        """Mean and log-variance, ``[B, ...]`` each, of data ``[B, ...]``, or a :class:`DiagonalGaussian` of them."""
 
     def decode(self, z: Tensor) -> Tensor:
         """What the likelihood takes, ``[N, ...]``, of latents ``[N, ...]``."""
@@ -117,9 +118,13 @@ def check_model(model: object) -> None:
 def posterior_of(model: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
     """What the model's encoder gives for a batch; raise unless it is a mean and a log-variance of that batch."""
     posterior: object = model.encode(x)
+    if isinstance(posterior, DiagonalGaussian):
+        if posterior.deterministic:
+            raise ValueError("model.encode must give a posterior with a density, got a deterministic DiagonalGaussian")
+        posterior = posterior.mean, posterior.logvar
     if not isinstance(posterior, (tuple, list)) or len(posterior) != 2:
-        length = f" of {len(posterior)}" if isinstance(posterior, (tuple, list)) else ""
-        raise TypeError(f"model.encode must give (mu, logvar), got {checks.type_name(posterior)}{length}")
+        got = checks.type_name(posterior) + (f" of {len(posterior)}" if isinstance(posterior, (tuple, list)) else "")
+        raise TypeError(f"model.encode must give (mu, logvar) or a DiagonalGaussian, got {got}")
     mu, logvar = posterior
     arguments.check_latent_pair(mu, logvar)
     if mu.shape[0] != x.shape[0]:

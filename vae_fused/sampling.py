@@ -32,7 +32,8 @@ def standard_normal(
     normals agree within the error of log, sin and cos.
 
     Args:
-        key: uint64, ``(seed, offset)`` of shape ``(2,)``; or one key per item, ``(size[0], 2)``.
+        key: uint64, ``(seed, offset)`` of shape ``(2,)``; or one key per item, ``(size[0], 2)``. Keys of one seed whose
+            offsets are closer than the blocks of a call share normals.
         size: shape of the result.
         dtype: float16, bfloat16, float32 or float64; half types are float32 normals, rounded once.
         device: device of the result; by default that of the key.

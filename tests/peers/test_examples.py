@@ -41,7 +41,7 @@ def test_the_change_is_marked(name):
 
 def original_loss(recon_x, x, mu, logvar):
     """The loss of pytorch/examples."""
-    cross_entropy = F.binary_cross_entropy(recon_x, x, reduction="sum")
+    cross_entropy = F.binary_cross_entropy(recon_x, x.view(-1, 64), reduction="sum")
     return cross_entropy - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
 
 
@@ -59,15 +59,15 @@ def test_a_port_follows_the_original_step_by_step(dtype, tolerance):
     ported = example["VAE"]().to(dtype)
     original = Original().to(dtype)
     original.load_state_dict(ported.state_dict())
-    pixels = example["digits"]()[0].to(dtype)
+    images = example["digits"]()[0].to(dtype)
     curves = []
     for model, loss_function in ((ported, example["loss_function"]), (original, original_loss)):
         optimizer, curve = torch.optim.Adam(model.parameters(), lr=1e-3), []
         for step in range(30):
-            x = pixels[torch.arange(64).add(step * 64) % len(pixels)]
+            x = images[torch.arange(64).add(step * 64) % len(images)]
             optimizer.zero_grad()
             recon, mu, logvar = model(x, key_of(1, step))
-            loss = loss_function(recon, x, mu, logvar)
+            loss = loss_function(recon, x.view(-1, 64), mu, logvar)
             loss.backward()
             optimizer.step()
             curve.append(loss.item())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vae_fused._arguments import check_target_shape
+
 
 def encoder_width(encoder: nn.Module) -> int | None:
     """The number of features that an encoder gives, or None where its layers do not say.
@@ -19,12 +21,27 @@ def encoder_width(encoder: nn.Module) -> int | None:
     return None
 
 
-def split_decoder(decoder: nn.Module) -> tuple[list[nn.Module], nn.Linear, list[nn.Module]]:
-    """The layers before the last Linear, the Linear, and what only reshapes its output."""
-    layers = list(decoder) if isinstance(decoder, nn.Sequential) else [decoder]
+def _before_reshapes(layers: list[nn.Module]) -> int:
+    """How many layers there are before those at the end that only reshape."""
     last = len(layers)
     while last > 0 and isinstance(layers[last - 1], (nn.Unflatten, nn.Flatten, nn.Identity)):
         last -= 1
+    return last
+
+
+def ends_in_sigmoid(decoder: nn.Module) -> bool:
+    """Whether the decoder, or the last of its layers that does more than reshape, is an ``nn.Sigmoid``."""
+    if not isinstance(decoder, nn.Sequential):
+        return isinstance(decoder, nn.Sigmoid)
+    layers = list(decoder)
+    last = _before_reshapes(layers)
+    return last > 0 and ends_in_sigmoid(layers[last - 1])
+
+
+def split_decoder(decoder: nn.Module) -> tuple[list[nn.Module], nn.Linear, list[nn.Module]]:
+    """The layers before the last Linear, the Linear, and what only reshapes its output."""
+    layers = list(decoder) if isinstance(decoder, nn.Sequential) else [decoder]
+    last = _before_reshapes(layers)
     output = layers[last - 1] if last > 0 else None
     if type(output) is not nn.Linear:
         raise ValueError(
@@ -44,6 +61,5 @@ def input_of_output_layer(decoder: nn.Module, z: Tensor, x: Tensor) -> tuple[Ten
     recon = x.new_empty(()).expand(rows)  # one element: the shape is all that is asked of it
     for reshape in reshapes:
         recon = reshape(recon)
-    if recon.shape != x.shape:
-        raise ValueError(f"target must have the shape of recon, {list(recon.shape)}, got {list(x.shape)}")
+    check_target_shape(recon, x)
     return hidden, output, x.reshape(rows)

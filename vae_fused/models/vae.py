@@ -14,7 +14,7 @@ from vae_fused._arguments_linear import LINEAR_RECON_LOSSES
 from vae_fused._arguments_reconstruction import HAVE_SIGMA
 from vae_fused._terms import ELBOTerms
 from vae_fused.linear_loss import linear_elbo_loss
-from vae_fused.models._layers import encoder_width, input_of_output_layer, split_decoder
+from vae_fused.models._layers import encoder_width, ends_in_sigmoid, input_of_output_layer, split_decoder
 from vae_fused.models._output import VAEOutput
 
 __all__ = ["VAE", "VAEOutput"]
@@ -189,8 +189,9 @@ class VAE(nn.Module):
             x: the data, ``[B, ...]``, and the target of the reconstruction.
             beta: weight of the KL, a float or a 0-dim tensor.
             recon_loss: as for :func:`vae_fused.elbo_loss`, but for ``"gaussian_nll"`` and ``"laplace_nll"``, which
-                need a log sigma: give ``model(x)`` to a :class:`vae_fused.FusedELBOLoss` that has one. Only ``"mse"``
-                with ``fused_output_layer``.
+                need a log sigma: give ``model(x)`` to a :class:`vae_fused.FusedELBOLoss` that has one. ``"bce"`` for a
+                decoder that ends in a sigmoid, ``"bce_with_logits"`` for one that does not. Only ``"mse"`` with
+                ``fused_output_layer``.
             reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
             sample: as for :meth:`forward`.
             generator: as for :meth:`forward`.
@@ -212,6 +213,8 @@ class VAE(nn.Module):
             "recon_loss", recon_loss, LINEAR_RECON_LOSSES if self.fused_output_layer else _WITHOUT_SIGMA
         )
         checks.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        if recon_loss == "bce_with_logits" and ends_in_sigmoid(self.decoder):
+            raise ValueError("recon_loss must be bce with a decoder that ends in a Sigmoid, got 'bce_with_logits'")
         settings: dict[str, Any] = {"beta": beta, "recon_loss": recon_loss, "reduction": reduction}
         if not self.fused_output_layer:
             out = self(x, sample=sample, generator=generator, key=key)

@@ -51,7 +51,6 @@ def _fraction(value: float) -> float:
     return value
 
 
-_Seed = Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Decides the split, the weights and all noise.")]
 _Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the GPU if there is one.")]
 
 
@@ -73,7 +72,9 @@ def train(
     held_out: Annotated[
         float, typer.Option(callback=_fraction, help="Fraction of the data kept for evaluation.")
     ] = _defaults.held_out,
-    seed: _Seed = _defaults.seed,
+    seed: Annotated[
+        int, typer.Option(min=0, max=_MAX_SEED, help="Decides the split, the weights and all noise.")
+    ] = _defaults.seed,
     device: _Device = None,
 ) -> None:
     """Train a VAE; write its checkpoint, metrics and pictures."""
@@ -99,7 +100,7 @@ def sample(
     checkpoint: Annotated[Path, typer.Option(help="Folder of a run, or its model.safetensors.")],
     out: Annotated[Path, typer.Option(help="The picture to write, for example samples.png.")],
     count: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 100,
-    seed: _Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Decides the latents.")] = 0,
     device: _Device = None,
 ) -> None:
     """Draw samples from the prior of a trained model."""

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <string>
 
 namespace vae_fused {
@@ -213,7 +214,8 @@ void check_term_settings(ReconLoss loss, bool full, double smooth_l1_beta) {
   TORCH_CHECK_VALUE(!full || has_sigma(loss),
                     "full adds the constant of gaussian_nll or laplace_nll, which recon_loss='", name,
                     "' does not have");
-  TORCH_CHECK_VALUE(smooth_l1_beta > 0.0, "smooth_l1_beta must be positive, got ", smooth_l1_beta);
+  TORCH_CHECK_VALUE(smooth_l1_beta > 0.0 && smooth_l1_beta <= std::numeric_limits<float>::max(),
+                    "smooth_l1_beta must be positive and in the range of float32, got ", smooth_l1_beta);
   TORCH_CHECK_VALUE(loss == ReconLoss::kSmoothL1 || smooth_l1_beta == 1.0,
                     "smooth_l1_beta is for recon_loss smooth_l1, got '", name, "'");
 }

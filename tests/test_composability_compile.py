@@ -36,6 +36,32 @@ CALLS = {
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
 
+def with_floor(r, floor):
+    settings = {"recon_loss": "gaussian_nll", "log_sigma": -5.0, "log_sigma_floor": floor}
+    return vf.elbo_loss(r, r + 1.0, kl=r[:, 0], **settings)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    "call",
+    [with_floor, lambda r, alpha: vf.importance_weighted_bound(r, "renyi", alpha=alpha)],
+    ids=["log_sigma_floor", "alpha"],
+)
+def test_floats_that_change_from_call_to_call(device, call, dynamic):
+    compiled, r = torch.compile(call, fullgraph=True, dynamic=dynamic), torch.rand(4, 3, device=device)
+    for value in (0.5, 0.75, -6.0):
+        torch.testing.assert_close(compiled(r, value), call(r, value))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_an_optimal_sigma_with_its_floor(device, dynamic):
+    criterion = vf.FusedELBOLoss.like("sigma-vae")
+    compiled = torch.compile(criterion, fullgraph=True, dynamic=dynamic)
+    for items in (4, 5, 7):
+        made = operands(device, items)
+        torch.testing.assert_close(compiled(*made), criterion(*made))
+
+
 def operands(device, items=4, latent_dim=6):
     made = [*images((items, 2, 7), device=device), *latents((items, latent_dim), device=device)]
     return [t.requires_grad_() for t in made]

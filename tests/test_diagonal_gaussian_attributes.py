@@ -40,6 +40,15 @@ def test_nll(device, shape, dim, dtype):
         assert_rounded_once(ours, theirs, 100.0)
 
 
+def test_nll_of_several_samples_and_of_no_dimension(device):
+    posterior = vf.DiagonalGaussian(moments_of((2, 8, 3), torch.float32, device))
+    samples = torch.randn(5, 2, 4, 3, device=device)
+    assert torch.equal(posterior.nll(samples), torch.stack([posterior.nll(sample) for sample in samples]))
+    elements = posterior.nll(samples, dims=())
+    assert elements.shape == samples.shape
+    torch.testing.assert_close(elements.sum((2, 3)), posterior.nll(samples))
+
+
 @on_dtypes
 def test_attributes(device, dtype):
     moments = leaf_of(moments_of((2, 6, 4), dtype, device))

@@ -172,6 +172,43 @@ def test_kl_follows_moments_that_were_changed(moments):
     torch.testing.assert_close(posterior.kl(), vf.DiagonalGaussian(moments).kl(), rtol=0, atol=0)
 
 
+def test_the_kl_of_a_sample_belongs_to_the_caller(moments):
+    expected = vf.DiagonalGaussian(moments).kl()
+    posterior = vf.DiagonalGaussian(moments.requires_grad_())
+    posterior.sample()
+    first = posterior.kl()
+    first.register_hook(lambda gradient: gradient * 0)
+    with torch.no_grad():
+        first.div_(100)
+    second = posterior.kl()
+    torch.testing.assert_close(second.detach(), expected, rtol=1e-6, atol=0)
+    assert torch.autograd.grad(second.sum(), moments)[0].abs().sum() > 0
+
+
+def test_kl_follows_moments_that_were_replaced(moments):
+    posterior = vf.DiagonalGaussian(moments)
+    posterior.sample()
+    posterior.parameters = 2 * moments
+    assert torch.equal(posterior.kl(), vf.DiagonalGaussian(2 * moments).kl())
+
+
+@pytest.mark.parametrize("compiled", ["sample", "kl"])
+def test_no_kl_is_kept_from_or_for_a_compiled_graph(moments, compiled):
+    def compile_if(name, function):
+        return torch.compile(function, fullgraph=True, backend="eager") if name == compiled else function
+
+    posterior = vf.DiagonalGaussian(moments)
+    compile_if("sample", posterior.sample)(key=key_of(1, device=moments.device))
+    moments.mul_(2)
+    assert torch.equal(compile_if("kl", posterior.kl)(), vf.DiagonalGaussian(moments).kl())
+
+
+def test_copies_of_a_sampled_posterior_of_leaves(moments):
+    posterior = vf.DiagonalGaussian(moments.requires_grad_())
+    posterior.sample()
+    assert torch.equal(copy.deepcopy(posterior).kl(), vf.DiagonalGaussian(moments).kl())
+
+
 def test_copies(moments):
     posterior = vf.DiagonalGaussian(moments, 1, CLAMP)
     posterior.sample()

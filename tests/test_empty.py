@@ -78,6 +78,19 @@ def test_elbo_loss_of_an_empty_batch_with_given_kl(device, api, reduction):
 
 
 @BOTH
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+@pytest.mark.parametrize("reduction", ["batchmean", "mean", "sum", "sample"])
+def test_a_learned_sigma_of_no_elements_has_no_gradient(device, api, shape, reduction):
+    data, latent = torch.zeros(shape, device=device), torch.ones(shape[0], 2, device=device)
+    for log_sigma in (torch.zeros((), device=device), torch.zeros(shape[1:], device=device)):
+        loss = api.elbo_loss(
+            data.requires_grad_(), data.detach(), latent, latent,
+            reduction=reduction, recon_loss="gaussian_nll", log_sigma=log_sigma.requires_grad_(),
+        )  # fmt: skip
+        assert (torch.autograd.grad(loss.sum(), log_sigma)[0] == 0).all()
+
+
+@BOTH
 def test_one_side_of_the_objective_is_empty(device, api):
     data, latent = torch.rand(3, 4, device=device), torch.rand(3, 2, device=device)
     no_data, no_latent = torch.zeros(3, 0, device=device), torch.zeros(3, 0, device=device)

@@ -93,7 +93,7 @@ def test_renyi_is_smooth_through_the_elbo():
 
 def test_a_sample_of_weight_zero_counts_and_has_no_gradient():
     weights = torch.tensor([[0.0], [-math.inf]], dtype=F64, requires_grad=True)
-    for options in ({"kind": "iwae"}, {"kind": "renyi", "alpha": 0.5}):
+    for options in ({"kind": "iwae"}, {"kind": "ciwae", "elbo_weight": 0.0}, {"kind": "renyi", "alpha": 0.5}):
         bound = vf.importance_weighted_bound(weights, **options)
         assert bound.item() == pytest.approx(math.log(0.5) / (1.0 - options.get("alpha", 0.0)))
         assert torch.autograd.grad(bound, weights)[0].tolist() == [[1.0], [0.0]]

@@ -42,6 +42,11 @@ import vae_fused as vf
         (lambda: vf.mlp_vae(4).loss(torch.zeros(2, 4), reduction="none"), ValueError, "reduction"),
         (lambda: vf.mlp_vae(4).loss(torch.zeros(2, 4), beta="1"), TypeError, "beta"),
         (
+            lambda: vf.VAE(nn.Linear(2, 2), nn.Linear(2, 2), 2, fused_output_layer="no"),
+            TypeError,
+            "fused_output_layer must be a bool, got str",
+        ),
+        (
             lambda: vf.mlp_vae(4).loss(torch.zeros(2, 4), recon_loss="gaussian_nll"),
             ValueError,
             "recon_loss must be one of mse, l1, smooth_l1, bce_with_logits, bce, got 'gaussian_nll'",
@@ -86,5 +91,21 @@ def test_a_misspelt_name_is_refused_before_the_encoder_runs(argument: str) -> No
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match=f"^{argument} must be one of .*, got 'MSE'$"):
         model.loss(x, **{argument: "MSE"})
+    with pytest.raises(TypeError, match=r"^beta must be a float or a 0-dimensional tensor, got str$"):
+        model.loss(x, beta="1")
     assert encoder[1].num_batches_tracked == 0
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "lazy"),
+    [
+        (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.SiLU(), nn.Dropout(0.1), nn.Identity()), False),
+        (nn.Sequential(nn.Linear(4, 8), nn.GLU()), True),
+        (nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), nn.AvgPool1d(2)), True),
+    ],
+)
+def test_only_layers_that_keep_the_width_are_passed_over(encoder: nn.Module, lazy: bool) -> None:
+    model = vf.VAE(encoder, nn.Linear(2, 4), 2)
+    assert isinstance(model.mu_head, nn.LazyLinear) is lazy
+    assert model(torch.rand(3, 4)).mu.shape == (3, 2)

@@ -190,6 +190,17 @@ def test_optimal_sigma(device):
             assert loss_of(operands, api) > best
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_an_optimal_sigma_does_not_widen_the_loss(device, dtype):
+    recon, target = torch.rand(2, 4, 3, device=device).to(dtype).unbind()
+    settings = {"kl": torch.zeros(4, device=device), "recon_loss": "gaussian_nll", "log_sigma": "optimal"}
+    expected = vf.elbo_loss(recon, target, **settings)
+    assert expected.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    mapped = torch.func.vmap(lambda one: vf.elbo_loss(one, target, **settings))(recon[None])[0]
+    for other in (mapped, vf.reference.elbo_loss(recon, target, **settings)):
+        torch.testing.assert_close(other, expected)
+
+
 def test_optimal_sigma_of_a_perfect_reconstruction(device):
     operands = operands_of(TermCase("gaussian_nll"), (4, 30), device=device)
     operands.recon = operands.target.clone().requires_grad_()

@@ -25,6 +25,7 @@ def good(**more):
 
 
 FLOATING = "must be float16, bfloat16, float32 or float64, got"
+POSITIVE_FLOAT = "smooth_l1_beta must be positive and in the range of float32"
 ONLY_SMOOTH = "smooth_l1_beta is for recon_loss smooth_l1, got 'mse'"
 ONLY_LIKELIHOODS = "is for recon_loss gaussian_nll and laplace_nll, got"
 NO_CONSTANT = "full adds the constant of gaussian_nll or laplace_nll, which recon_loss='mse' does not have"
@@ -54,9 +55,10 @@ ANY_TERM = [
     Case({"full": 1}, TypeError, "full must be a bool, got int"),
     Case({"full": None}, TypeError, "full must be a bool, got NoneType"),
     Case({"smooth_l1_beta": None}, TypeError, "smooth_l1_beta must be a number, got NoneType"),
-    Case({"smooth_l1_beta": 0}, ValueError, "smooth_l1_beta must be positive, got 0"),
-    Case({"smooth_l1_beta": -0.5}, ValueError, "smooth_l1_beta must be positive, got -0.5"),
-    Case({"smooth_l1_beta": math.nan}, ValueError, "smooth_l1_beta must be positive, got nan"),
+    Case({"smooth_l1_beta": 0}, ValueError, f"{POSITIVE_FLOAT}, got 0"),
+    Case({"smooth_l1_beta": -0.5}, ValueError, f"{POSITIVE_FLOAT}, got -0.5"),
+    Case({"smooth_l1_beta": 1e39}, ValueError, f"{POSITIVE_FLOAT}, got 1e+39"),
+    Case({"smooth_l1_beta": math.nan}, ValueError, f"{POSITIVE_FLOAT}, got nan"),
 ]
 SQUARED_ERROR = [
     Case({"full": True}, ValueError, NO_CONSTANT),
@@ -135,7 +137,11 @@ def test_the_operators_say_the_same():
         ("gaussian_nll", {}, "log_sigma is missing, which recon_loss='gaussian_nll' needs"),
         ("mse", {"log_sigma_value": 0.0}, f"log_sigma {ONLY_LIKELIHOODS} 'mse'"),
         ("mse", {"full": True}, NO_CONSTANT),
-        ("smooth_l1", {"smooth_l1_beta": -0.5}, "smooth_l1_beta must be positive, got -0.5"),
+        (
+            "smooth_l1",
+            {"smooth_l1_beta": -0.5},
+            f"{POSITIVE_FLOAT}, got -0.5",
+        ),
         ("mse", {"smooth_l1_beta": 0.5}, ONLY_SMOOTH),
     ]:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
@@ -147,7 +153,11 @@ def test_the_operators_say_the_same():
     [
         ({"full": True}, ValueError, NO_CONSTANT),
         ({"recon_weight": None}, TypeError, "recon_weight must be a number, got NoneType"),
-        ({"recon_loss": "smooth_l1", "smooth_l1_beta": 0}, ValueError, "smooth_l1_beta must be positive, got 0"),
+        (
+            {"recon_loss": "smooth_l1", "smooth_l1_beta": 0},
+            ValueError,
+            "smooth_l1_beta must be positive and in the range of float32, got 0",
+        ),
         ({"log_sigma": nn.Parameter(torch.zeros(()))}, ValueError, f"log_sigma {ONLY_LIKELIHOODS} 'mse'"),
         ({"recon_loss": "gaussian_nll", "log_sigma": "best"}, ValueError, f"{KINDS} 'best'"),
         (

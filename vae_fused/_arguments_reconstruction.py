@@ -65,7 +65,7 @@ def check_log_sigma(log_sigma: LogSigma, recon_loss: str, floor: float | None) -
         raise TypeError(f"log_sigma must be a number, a tensor or 'optimal', got {type_name(log_sigma)}")
     if floor is not None:
         check_number("log_sigma_floor", floor)
-        if math.isnan(floor) or floor == math.inf:
+        if not floor < math.inf:
             raise ValueError(f"log_sigma_floor must be a number below infinity, got {floor:g}")
 
 
@@ -79,8 +79,8 @@ def check_settings(recon_loss: str, recon_weight: float, full: bool, smooth_l1_b
             f"full adds the constant of gaussian_nll or laplace_nll, which recon_loss={recon_loss!r} does not have"
         )
     check_number("smooth_l1_beta", smooth_l1_beta)
-    if not smooth_l1_beta > 0:
-        raise ValueError(f"smooth_l1_beta must be positive, got {smooth_l1_beta:g}")
+    if not 0 < smooth_l1_beta <= torch.finfo(torch.float32).max:  # not a global: Dynamo would make it an input
+        raise ValueError(f"smooth_l1_beta must be positive and in the range of float32, got {smooth_l1_beta:g}")
     if recon_loss != "smooth_l1" and smooth_l1_beta != 1:
         raise ValueError(f"smooth_l1_beta is for recon_loss smooth_l1, got {recon_loss!r}")
 

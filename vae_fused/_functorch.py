@@ -19,7 +19,7 @@ from vae_fused._arguments_reconstruction import check_term
 from vae_fused._functorch_functions import Value
 from vae_fused._functorch_terms import KLDivergence, Noise, Sample, SquaredError, sum_of
 from vae_fused._philox import draw_key
-from vae_fused._reference_terms import reconstruction_elements, term_dtype
+from vae_fused._reference_terms import reconstruction_elements, squared_error_of_batch, term_dtype
 from vae_fused._scale_form import ScaleForm
 from vae_fused._sigma import resolved_log_sigma
 from vae_fused._terms import ELBOTerms
@@ -206,11 +206,7 @@ def elbo_loss(
     if target.dtype == torch.uint8:  # formulas need numbers
         target = target.to(accumulation_dtype(recon.dtype)) * target_scale + target_shift
     sigma = resolved_log_sigma(
-        log_sigma,
-        log_sigma_floor,
-        lambda: reconstruction_elements(recon, target, "mse", weight).sum(dtype=torch.float64),
-        recon,
-        weight,
+        log_sigma, log_sigma_floor, lambda: squared_error_of_batch(recon, target, weight), recon, weight
     )
     if recon_loss == "mse" and weight is None:
         total = _squared_error(recon, target, reduction == "sample").double()

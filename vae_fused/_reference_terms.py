@@ -70,3 +70,9 @@ def reconstruction_elements(
         if full:
             elements = elements + _CONSTANTS[recon_loss]
     return elements if weight is None else elements * weight.to(dtype)
+
+
+def squared_error_of_batch(recon: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """The weighted sum of the squared error, summed in float64, in the dtype of its elements."""
+    elements = reconstruction_elements(recon, target, "mse", weight)
+    return elements.sum(dtype=torch.float64).to(elements.dtype)

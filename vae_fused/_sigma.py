@@ -21,6 +21,7 @@ def softly_above(value: float | Tensor, floor: float | None) -> float | Tensor:
         return value
     if isinstance(value, Tensor):
         return floor + F.softplus(value - floor)
+    value, floor = float(value), float(floor)  # constants of a compiled graph
     above = value - floor
     return floor + max(above, 0.0) + math.log1p(math.exp(-abs(above)))
 

@@ -226,10 +226,12 @@ def importance_weighted_bound(
         checks.check_number("elbo_weight", elbo_weight)
         if not 0.0 <= elbo_weight <= 1.0:
             raise ValueError(f"elbo_weight must be from 0 to 1, got {elbo_weight}")
-        items = elbo_weight * weights.mean(0) + (1.0 - elbo_weight) * _log_mean_exp(weights)
+        items = _log_mean_exp(weights)
+        if elbo_weight != 0:  # times 0, the mean of a weight of zero would be no number
+            items = elbo_weight * weights.mean(0) + (1.0 - elbo_weight) * items
     elif alpha is not None:
         checks.check_number("alpha", alpha)
-        if not math.isfinite(alpha):
+        if not -math.inf < alpha < math.inf:  # Dynamo traces comparisons, and no isfinite
             raise ValueError(f"alpha must be finite, got {alpha}")
         items = _log_power_mean(weights, 1.0 - alpha)
     else:

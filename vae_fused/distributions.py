@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ from vae_fused._packed_moments import check_moments, check_sample, checked_dims
 from vae_fused.functional import kl_divergence, reparameterize
 
 __all__ = ["DiagonalGaussian", "Normal"]
+
+
+class _KLOfSample(NamedTuple):
+    """The divergence that a sample brought along, and which moments it is of, with their version if that is known."""
+
+    kl: Tensor
+    moments: Tensor
+    version: int | None
 
 
 class DiagonalGaussian:
@@ -73,8 +82,7 @@ class DiagonalGaussian:
         self.dim = dim % moments.dim()
         self.deterministic = deterministic
         self._low, self._high = low, high
-        self._kl_of_sample: Tensor | None = None
-        self._sampled_version = 0
+        self._of_sample: _KLOfSample | None = None
 
     def __repr__(self) -> str:
         clamp = None if self._unclamped else (self._low, self._high)
@@ -112,7 +120,9 @@ class DiagonalGaussian:
     ) -> Tensor:
         """A reparameterized sample, differentiable in the moments; every call draws fresh noise.
 
-        The same pass computes the divergence from the unit prior, which :meth:`kl` then gives without another.
+        The same pass computes the divergence from the unit prior, which the next :meth:`kl` gives without another.
+        Both are parts of one graph then: take their gradients in one backward, or keep the graph. Inside a compiled
+        graph the moments must not change in place between the two.
 
         Args:
             generator: where the noise comes from: one generator, or a list with one for each item, whose noise then
@@ -182,12 +192,12 @@ class DiagonalGaussian:
 
         Args:
             sample: broadcastable against the mean.
-            dims: the dimensions to sum over; by default every one but the batch, where diffusers has ``(1, 2, 3)``
-                whatever the rank.
+            dims: the dimensions to sum over; by default those of an event, where diffusers has ``(1, 2, 3)`` whatever
+                the rank.
 
         Returns:
-            Nats, ``[B]`` with the default ``dims``; float32 (float64 if an operand is), differentiable in the sample
-            and in the moments. Zero if deterministic.
+            Nats, ``[B]`` with the default ``dims``, or ``[K, B]`` of K samples; float32 (float64 if an operand is),
+            differentiable in the sample and in the moments. Zero if deterministic.
 
         Raises:
             TypeError: ``sample`` is no floating tensor, or ``dims`` are no integers.
@@ -195,7 +205,8 @@ class DiagonalGaussian:
         """
         check_sample(sample, self.mean)
         shape = torch.broadcast_shapes(sample.shape, self.mean.shape)
-        dims = range(1, len(shape)) if dims is None else checked_dims(dims, len(shape))
+        events = range(len(shape) - self.mean.dim() + 1, len(shape))
+        dims = tuple(events if dims is None else checked_dims(dims, len(shape)))
         dtype = accumulation_dtype(self.parameters.dtype, sample.dtype)
         if self.deterministic:
             elements = sample.new_zeros((), dtype=dtype).expand(shape)
@@ -205,7 +216,7 @@ class DiagonalGaussian:
             logvar = self._clamped(logvar).to(dtype)
             distance = (sample.to(dtype) - mean.to(dtype)).square() * torch.exp(-logvar)
             elements = 0.5 * (math.log(2.0 * math.pi) + logvar + distance)
-        return elements.sum(dim=tuple(dims))
+        return elements.sum(dim=dims) if dims else elements
 
     # ---- the two halves --------------------------------------------------------------------------------------------
 
@@ -233,16 +244,24 @@ class DiagonalGaussian:
     # ---- the divergence that a sample brought along ----------------------------------------------------------------
 
     def _keep(self, kl: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            self._kl_of_sample = kl
-        elif not (kl.is_inference() or self.parameters.is_inference()):  # no part in a backward, no version
-            self._kl_of_sample, self._sampled_version = kl, self.parameters._version
+        moments = self.parameters
+        if torch.compiler.is_compiling():  # which cannot tell a version
+            self._of_sample = _KLOfSample(kl, moments, None)
+        elif not (kl.is_inference() or moments.is_inference()):  # no part in a backward, no version
+            self._of_sample = _KLOfSample(kl, moments, moments._version)
 
     def _kept(self) -> Tensor | None:
-        """The KL of the last sample, where it is still that of the moments and autograd would record the same."""
-        kl, moments = self._kl_of_sample, self.parameters
-        if kl is None:
+        """The KL of the last sample, where it is still that of the moments and autograd would record the same.
+
+        Given once: it belongs to the caller then, who may change it or hang hooks on it.
+        """
+        kept, self._of_sample = self._of_sample, None
+        moments = self.parameters
+        if kept is None or kept.moments is not moments:
             return None
         recording = torch.is_grad_enabled() and moments.requires_grad
-        changed = not torch.compiler.is_compiling() and moments._version != self._sampled_version
-        return None if changed or kl.requires_grad != recording else kl
+        version = None if torch.compiler.is_compiling() else moments._version
+        return kept.kl if kept.version == version and kept.kl.requires_grad == recording else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_of_sample": None}

@@ -103,6 +103,17 @@ class FusedLinearELBOLoss(ObjectiveModule):
         kl: Tensor | None = ...,
         return_terms: Literal[True],
     ) -> ELBOTerms: ...
+    @overload
+    def forward(
+        self,
+        hidden: Tensor,
+        target: Tensor,
+        mu: Tensor | None = ...,
+        logvar: Tensor | None = ...,
+        *,
+        kl: Tensor | None = ...,
+        return_terms: bool,
+    ) -> Tensor | ELBOTerms: ...
     def forward(
         self,
         hidden: Tensor,

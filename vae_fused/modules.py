@@ -199,6 +199,19 @@ class FusedELBOLoss(ObjectiveModule):
         weight: Tensor | None = ...,
         log_sigma: float | Tensor | str | None = ...,
     ) -> ELBOTerms: ...
+    @overload
+    def forward(
+        self,
+        recon: Tensor,
+        target: Tensor,
+        mu: Tensor | None = ...,
+        logvar: Tensor | None = ...,
+        *,
+        kl: Tensor | None = ...,
+        return_terms: bool,
+        weight: Tensor | None = ...,
+        log_sigma: float | Tensor | str | None = ...,
+    ) -> Tensor | ELBOTerms: ...
     def forward(
         self,
         recon: Tensor,

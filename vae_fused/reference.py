@@ -17,7 +17,7 @@ from vae_fused._arguments_linear import check_linear_elbo_loss
 from vae_fused._arguments_posterior import check_mask, check_temperature
 from vae_fused._arguments_reconstruction import check_term
 from vae_fused._philox import draw_key, normals_of_shape
-from vae_fused._reference_terms import reconstruction_elements
+from vae_fused._reference_terms import reconstruction_elements, squared_error_of_batch
 from vae_fused._scale_form import ScaleForm
 from vae_fused._sigma import resolved_log_sigma
 from vae_fused._terms import ELBOTerms
@@ -193,11 +193,7 @@ def elbo_loss(
     if target.dtype == torch.uint8:
         target = target.to(accumulation_dtype(recon.dtype)) * target_scale + target_shift
     sigma = resolved_log_sigma(
-        log_sigma,
-        log_sigma_floor,
-        lambda: reconstruction_elements(recon, target, "mse", weight).sum(dtype=torch.float64),
-        recon,
-        weight,
+        log_sigma, log_sigma_floor, lambda: squared_error_of_batch(recon, target, weight), recon, weight
     )
     elements = reconstruction_elements(recon, target, recon_loss, weight, sigma, full, smooth_l1_beta)
     reconstruction = _reduce(elements, reduction)

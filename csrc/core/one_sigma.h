@@ -3,7 +3,8 @@
 // With s = log sigma, w the weight of an element, W = sum w and c the constant of the density, or 0,
 //   Gaussian: sum w (d^2 / (2 sigma^2) + s + c) = (e^{-2s} / 2) sum w d^2 + (s + c) W,
 //   Laplace:  sum w (|d| / sigma + s + c)       =  e^{-s}       sum w |d| + (s + c) W.
-// The sums are float64, so nothing is lost by scaling them, and the derivative in s needs no pass of its own.
+// The sums are float64, so nothing is lost by scaling them, and the derivative in s needs no pass of its own. Where
+// 1 / sigma^2 is beyond float64, a difference of 0 still counts as 0.
 #pragma once
 
 #include <cmath>
@@ -19,12 +20,15 @@ constexpr ReconLoss plain_term(ReconLoss loss) {
 }
 
 struct OneSigma {
-  double scale;   // of the plain term's sum and gradients
+  double scale;   // of the plain term's sum
   double offset;  // of every element, times its weight
   double power;   // the scale is proportional to sigma^-power
 
-  VAE_FUSED_HOST_DEVICE double value(double sum, double weights) const { return scale * sum + offset * weights; }
-  VAE_FUSED_HOST_DEVICE double derivative(double sum, double weights) const { return weights - power * scale * sum; }
+  VAE_FUSED_HOST_DEVICE double scaled(double sum) const { return sum == 0.0 ? 0.0 : scale * sum; }
+  VAE_FUSED_HOST_DEVICE double value(double sum, double weights) const { return scaled(sum) + offset * weights; }
+  VAE_FUSED_HOST_DEVICE double derivative(double sum, double weights) const { return weights - power * scaled(sum); }
+  // Of the plain term's gradients: finite, with room for the factors that go with it.
+  VAE_FUSED_HOST_DEVICE double gradient_scale() const { return scale < 0x1p1000 ? scale : 0x1p1000; }
 };
 
 VAE_FUSED_HOST_DEVICE OneSigma one_sigma(ReconLoss loss, double log_sigma, double constant) {

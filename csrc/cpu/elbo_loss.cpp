@@ -42,7 +42,7 @@ struct ObjectiveOnCPU : OnCPU {
       write_number(sums.loss, i, data + beta * latent);
       write_number(sums.reconstruction, i, data);
       write_number(sums.kl, i, latent);
-      sums.grad_one_log_sigma += terms.log_sigma_gradient_of(i) / objective.data_divisor();
+      sums.grad_one_log_sigma += terms.log_sigma_gradient_of(i, objective.data_divisor());
     }
     return sums;
   }
@@ -63,7 +63,7 @@ struct ObjectiveOnCPU : OnCPU {
     if (grads.shared_log_sigma.defined()) grads.shared_log_sigma.mul_(incoming(0));
     double gradient = 0.0;
     for (int64_t i = 0; one_log_sigma && i < objective.sums(); ++i) {
-      gradient += incoming(i) * terms.log_sigma_gradient_of(i) / objective.data_divisor();
+      gradient += incoming(i) * terms.log_sigma_gradient_of(i, objective.data_divisor());
     }
     return gradient;
   }

@@ -76,7 +76,8 @@ struct Terms {
       : term(objective.term),
         sigma(one_sigma_of(term)),
         reconstruction(reconstruction_params(
-            objective, grads, weight_of(grad_loss, sigma.scale * term.recon_weight / objective.data_divisor()))),
+            objective, grads,
+            weight_of(grad_loss, sigma.gradient_scale() * term.recon_weight / objective.data_divisor()))),
         reconstruction_plan(objective.sums(), reconstruction.data.item_numel) {
     if (!objective.mu.defined()) return;
     latent = latent_params(objective, grads, weight_of(grad_loss, beta_of(objective) / objective.latent_divisor()));
@@ -109,9 +110,10 @@ struct Terms {
   double reconstruction_of(int64_t item) const {
     return term.recon_weight * sigma.value(plain_sum_of(item), weights_of(item));
   }
-  // Of one log_sigma, before the division by the divisor.
-  double log_sigma_gradient_of(int64_t item) const {
-    return term.recon_weight * sigma.derivative(plain_sum_of(item), weights_of(item));
+  // Of one log_sigma. Over no elements it is 0, though the divisor may be 0 too.
+  double log_sigma_gradient_of(int64_t item, double divisor) const {
+    if (reconstruction.data.numel == 0) return 0.0;
+    return term.recon_weight * sigma.derivative(plain_sum_of(item), weights_of(item)) / divisor;
   }
   double latent_of(int64_t item) const { return total(latent_partials, latent_plan, item); }
 

@@ -71,8 +71,9 @@ __device__ __forceinline__ void write_results(const ElboLossTermParams& launch, 
   write_sum(p.reconstruction, p.wide_results, item, data);
   write_sum(p.kl, p.wide_results, item, latent);
   if (launch.grad_log_sigma_number == nullptr) return;
-  write_sum(launch.grad_log_sigma_number, launch.wide_grad_log_sigma, item,
-            weight_of(p.data.weight, item) * sums.slope);
+  // Over no elements the gradient is 0, though the weight may be a division by 0.
+  const double slope = p.data.numel == 0 ? 0.0 : weight_of(p.data.weight, item) * sums.slope;
+  write_sum(launch.grad_log_sigma_number, launch.wide_grad_log_sigma, item, slope);
 }
 
 // What the forward summed over the elements that share a log sigma.

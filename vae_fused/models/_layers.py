@@ -10,15 +10,25 @@ from vae_fused._arguments import check_target_shape
 def encoder_width(encoder: nn.Module) -> int | None:
     """The number of features that an encoder gives, or None where its layers do not say.
 
-    The last layer decides. A convolution's width depends on the size of its input, which is not known here.
+    The last layer decides that may change it. A convolution's width depends on the size of its input, which is not
+    known here, and a layer of another kind may do anything.
     """
     for module in (encoder, *reversed(list(encoder.modules()))):
         out_features = getattr(module, "out_features", None)
         if isinstance(out_features, int):
             return out_features
-        if isinstance(module, nn.modules.conv._ConvNd):
+        is_layer = next(module.children(), None) is None
+        if is_layer and not _keeps_width(module):
             return None
     return None
+
+
+def _keeps_width(layer: nn.Module) -> bool:
+    home = type(layer).__module__
+    kinds = ("activation", "batchnorm", "dropout", "flatten", "normalization")
+    return isinstance(layer, nn.Identity) or (
+        home in {f"torch.nn.modules.{kind}" for kind in kinds} and not isinstance(layer, (nn.GLU, nn.Unflatten))
+    )
 
 
 def _before_reshapes(layers: list[nn.Module]) -> int:

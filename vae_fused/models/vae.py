@@ -38,8 +38,9 @@ class VAE(nn.Module):
         decoder: maps latents ``[B, latent_dim]`` to reconstructions of the shape of the data.
         latent_dim: number of latents of an item.
         feature_dim: number of features of an item after flattening. By default the ``out_features`` of the encoder or
-            of its last layer. An encoder that ends in convolutions has none: its heads are ``nn.LazyLinear``, which
-            take their width from the first batch, so run one batch before counting parameters or compiling.
+            of its last layer, activations and norms aside. An encoder that ends in convolutions or pooling has none:
+            its heads are ``nn.LazyLinear``, which take their width from the first batch, so run one batch before
+            counting parameters or compiling.
         fused_output_layer: :meth:`loss` takes the decoder's last layer and the objective in one, without the
             reconstruction as a whole: see :func:`vae_fused.linear_elbo_loss`. The decoder has to be an ``nn.Linear``,
             or an ``nn.Sequential`` that ends in one, followed by nothing but a reshape. Hooks of that layer, of the
@@ -76,6 +77,8 @@ class VAE(nn.Module):
                 raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
         checks.check_count("latent_dim", latent_dim)
         checks.check_count("feature_dim", feature_dim, optional=True)
+        if not isinstance(fused_output_layer, bool):
+            raise TypeError(f"fused_output_layer must be a bool, got {type(fused_output_layer).__name__}")
         if fused_output_layer:
             split_decoder(decoder)
         self.fused_output_layer = fused_output_layer
@@ -213,6 +216,8 @@ class VAE(nn.Module):
             "recon_loss", recon_loss, LINEAR_RECON_LOSSES if self.fused_output_layer else _WITHOUT_SIGMA
         )
         checks.check_choice("reduction", reduction, arguments.REDUCTIONS)
+        checks.check_tensor("x", x)
+        arguments.check_beta(beta, x, "x")
         if recon_loss == "bce_with_logits" and ends_in_sigmoid(self.decoder):
             raise ValueError("recon_loss must be bce with a decoder that ends in a Sigmoid, got 'bce_with_logits'")
         settings: dict[str, Any] = {"beta": beta, "recon_loss": recon_loss, "reduction": reduction}

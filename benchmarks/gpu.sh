@@ -125,10 +125,11 @@ sys.exit(pytest.main(sys.argv[1:]))' "$repository/tests" -m gpu -q -p no:cachepr
 }
 
 sanitize() { # TOOL OPTIONS...
-    local tool=$1 ours=()
+    local tool=$1 ours=() options
     shift
+    options=$("$sanitizer" --help 2>&1)
     # Only our kernels are slowed down where the tool can be told so. initcheck has to see who writes what they read.
-    if [[ $tool != initcheck ]] && "$sanitizer" --help 2>&1 | grep -q -e --kernel-regex; then
+    if [[ $tool != initcheck && $options == *--kernel-regex* ]]; then
         ours=(--kernel-regex kns=vae_fused)
     fi
     # Without PyTorch's caching allocator every tensor is an allocation of its own, whose bounds memcheck knows.
@@ -152,13 +153,12 @@ if build; then
     if sanitizer=$(find_sanitizer); then
         # Errors of API calls are PyTorch's to handle (it probes with calls that may fail); the kernels are looked at here.
         sanitize memcheck --report-api-errors no
-        sanitize racecheck
     else
         record "compute-sanitizer" "FAILED: not found on PATH or in CUDA_HOME" 0
         failed=1
     fi
     benchmarks
-    for tool in initcheck synccheck; do
+    for tool in racecheck initcheck synccheck; do
         if [[ -z $sanitizer ]]; then
             continue
         elif (($(seconds_left) < 45)); then

@@ -99,8 +99,7 @@ def test_inference_tensors_are_data_of_a_later_training_step(device):
 
 
 @both_models
-def test_deterministic_algorithms(device, build, monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def test_deterministic_algorithms(device, build):
     model, x, key = build().to(device), batch(4, device), key_of(1, 0, device)
     expected = gradients(model.loss(x, key=key).loss, model)
     torch.use_deterministic_algorithms(True)

@@ -116,7 +116,10 @@ def test_an_item_does_not_depend_on_its_neighbours(device, dtype):
     whole = vf.log_likelihood(Elementwise(), x, 5, key=keys)
     for item in range(4):
         alone = vf.log_likelihood(Elementwise(), x[item : item + 1], 5, key=keys[item : item + 1])
-        assert torch.equal(alone[0], whole[item])
+        if device.type == "cuda":  # PyTorch's sums on a GPU have an order by the batch size
+            torch.testing.assert_close(alone[0], whole[item], rtol=1e-14, atol=0)
+        else:
+            assert torch.equal(alone[0], whole[item])
 
 
 def test_one_key_is_a_key_for_each_item(device):

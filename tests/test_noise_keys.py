@@ -24,10 +24,14 @@ def test_an_item_is_the_same_alone_and_anywhere_in_any_batch(device, api, event,
     keys = keys_of(list(range(100, 109)), device)
     whole, whole_kl = api.reparameterize_with_kl(mu, logvar, key=keys)
     for chosen in ([4], [8, 4], [0, 1, 4], [4, 4, 4], list(range(8, -1, -1))):
-        z, kl = api.reparameterize_with_kl(mu[chosen], logvar[chosen], key=keys[chosen])
+        key = keys.view(torch.int64)[chosen].view(torch.uint64)  # unsigned ones cannot be picked on every device
+        z, kl = api.reparameterize_with_kl(mu[chosen], logvar[chosen], key=key)
         assert torch.equal(z, whole[chosen])
-        assert torch.equal(kl, whole_kl[chosen])
-        assert torch.equal(api.reparameterize(mu[chosen], logvar[chosen], key=keys[chosen]), whole[chosen])
+        if device.type == "cuda" and api is vf.reference:  # PyTorch's sums on a GPU have an order by the batch size
+            torch.testing.assert_close(kl, whole_kl[chosen], rtol=1e-14 if dtype == torch.float64 else 1e-6, atol=0)
+        else:
+            assert torch.equal(kl, whole_kl[chosen])
+        assert torch.equal(api.reparameterize(mu[chosen], logvar[chosen], key=key), whole[chosen])
     alone = api.reparameterize(mu[4:5], logvar[4:5], key=keys[4])  # one key, not a batch of one
     assert torch.equal(alone[0], whole[4])
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from helpers.eager import REDUCTIONS
+from helpers.inputs import images
 from helpers.layouts import LAYOUTS
 from helpers.terms import TERMS, TermCase, eager_terms, on_formulas, on_terms, operands_of
 from helpers.threads import threads
@@ -227,3 +228,23 @@ def test_floor(device, sigma):
         torch.testing.assert_close(ours, expected)
         torch.testing.assert_close(*(torch.autograd.grad(value, operands.leaves, retain_graph=True)
                                      for value in (ours, expected)))  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("floor", [-6.0, -100.0, -1e5])
+def test_floor_is_not_applied_in_half_precision(device, dtype, floor):
+    recon, target = images((3, 2, 5), F64, device)
+    log_sigma = torch.full((2, 1), -0.3, dtype=dtype, device=device, requires_grad=True)
+    wide = log_sigma.detach().double().requires_grad_()
+    settings = {"kl": torch.zeros(3, device=device), "recon_loss": "gaussian_nll"}
+    for operand in (torch.float32, dtype):
+        for api in (vf, vf.reference):
+            narrow = recon.to(operand), target.to(operand)
+            expected = vf.elbo_loss(
+                *(t.double() for t in narrow), log_sigma=torch.logaddexp(wide, wide.new_tensor(floor)), **settings
+            )
+            ours = api.elbo_loss(*narrow, log_sigma=log_sigma, log_sigma_floor=floor, **settings)
+            torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=0)
+            slope = torch.autograd.grad(ours, log_sigma)[0]
+            truth = torch.autograd.grad(expected, wide)[0]
+            torch.testing.assert_close(slope.double(), truth, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)

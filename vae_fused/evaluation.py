@@ -145,7 +145,7 @@ def _mutual_information(z: Tensor, mu: Tensor, logvar: Tensor) -> float:
     count, precision = len(z), torch.exp(-logvar)
     log_determinant = logvar.sum(1)
     own = -0.5 * ((z - mu).square() * precision + logvar).sum(1)
-    rows = max(1, _COMPARED_ELEMENTS // z.numel())
+    rows = max(1, _COMPARED_ELEMENTS // max(1, z.numel()))
     aggregated = [
         torch.logsumexp(-0.5 * (((part.unsqueeze(1) - mu).square() * precision).sum(2) + log_determinant), 1)
         for part in z.split(rows)

@@ -179,6 +179,18 @@ def test_kl_of_a_tiny_scale_in_half_precision(device):
     torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("loc", "scale", "prior_scale"), [(0.0, 1e-20, 1e-20), (0.0, 1e-20, 1e-22), (1e25, 1e25, 1e25), (1.0, 1e-30, 1.0)]
+)
+def test_kl_at_the_ends_of_the_range(device, loc, scale, prior_scale):
+    def pair(kind, dtype):
+        loc_, scale_, prior = (torch.tensor([value], dtype=dtype, device=device) for value in (loc, scale, prior_scale))
+        return kind(loc_, scale_), kind(torch.zeros_like(loc_), prior)
+
+    found = kl_divergence(*pair(vf.Normal, torch.float32))
+    torch.testing.assert_close(found.double(), kl_divergence(*pair(Original, torch.float64)), rtol=1e-6, atol=1e-6)
+
+
 def test_independent(device):
     (loc, scale), (prior_loc, prior_scale) = parameters((5, 3), device=device), parameters((3,), device=device)
     ours = Independent(vf.Normal(loc, scale), 1)

@@ -103,13 +103,12 @@ def _kl_elements(p: torch.distributions.Normal, q: torch.distributions.Normal) -
     # A distribution of two floats is on the CPU and meets one on any device, as for PyTorch's operators.
     device = p.loc.device if p.loc.dim() else q.loc.device
     mu, std = (value.expand(shape or (1,)) for value in _parameters(p, dtype, device))
-    prior_mu, prior_logvar = None, None
     if not _is_standard(q):
-        # The kernels take the log-variance of a prior, which in half precision is too coarse to give its scale back.
+        # In units of the prior, which is N(0, 1) there: its log-variance, which the kernels would take, does not have
+        # the digits of its scale, and 1 / variance overflows long before a scale does.
         prior_mu, prior_std = _parameters(q, dtype, device)
-        prior_logvar = 2.0 * prior_std.log()
-    elements = functional.kl_divergence(mu, std, prior_mu, prior_logvar, reduction="none", parameterization="std")
-    return elements.reshape(shape)
+        mu, std = (mu - prior_mu) / prior_std, std / prior_std
+    return functional.kl_divergence(mu, std, reduction="none", parameterization="std").reshape(shape)
 
 
 def _parameters(normal: torch.distributions.Normal, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

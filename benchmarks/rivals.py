@@ -6,7 +6,8 @@ argument and ours its key, so that both can be asked for the same sample; when t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch._inductor.config
@@ -197,10 +198,22 @@ def compiled_step(case: Case, inputs: dict[str, Tensor], mode: str | None = None
     return step
 
 
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def check_agreement(case: Case, inputs: dict[str, Tensor]) -> None:
     """Raise ``AssertionError`` unless ours and eager give the same values and gradients from the same noise.
 
-    Eager runs in float32 (float64 for float64), so that only the rounding of ours is left to compare.
+    Eager runs in float32 (float64 for float64), so that only the rounding of ours is left to compare. On one thread:
+    MKL, which calculates eager's exponentials on the CPU, chooses its kernels at their first call, and of threads that
+    make this call together one may be given a kernel of low accuracy (https://github.com/pytorch/pytorch/issues/188792).
     """
     wide = torch.float64 if case.dtype == torch.float64 else torch.float32
     operation = OPERATIONS[case.operation]
@@ -213,9 +226,10 @@ def check_agreement(case: Case, inputs: dict[str, Tensor]) -> None:
         our_noise, eager_noise = (key,), (vf.standard_normal(key, case.shapes.latents, dtype=wide),)
     results: list[list[Tensor]] = []
     for forward, values, noise in ((OURS, ours, our_noise), (EAGER, eager, eager_noise)):
-        outputs = forward[case.operation](*(values[name] for name in operation.arguments), *noise)
-        upstream = upstream_gradients(operation.upstream, values, outputs)
-        torch.autograd.backward(outputs, upstream)
+        with _on_one_thread() if forward is EAGER else nullcontext():
+            outputs = forward[case.operation](*(values[name] for name in operation.arguments), *noise)
+            upstream = upstream_gradients(operation.upstream, values, outputs)
+            torch.autograd.backward(outputs, upstream)
         gradients = [values[name].grad for name in operation.leaves]
         results.append([*(output.detach() for output in outputs), *(g for g in gradients if g is not None)])
     names = [f"output {index}" for index in range(len(operation.upstream))]

@@ -39,6 +39,29 @@ def exact_convolutions() -> None:
     torch.backends.cudnn.deterministic = True
 
 
+@pytest.fixture(autouse=True, scope="session")
+def settled_mkl_kernels() -> None:
+    """Every function of MKL's called once on one element, before a test compares with PyTorch's own.
+
+    MKL chooses the kernel of a function at its first call, and of threads that make this call together one may be given
+    a kernel of low accuracy: https://github.com/pytorch/pytorch/issues/188792.
+    """
+    functions = (
+        torch.exp,
+        torch.expm1,
+        torch.log,
+        torch.log1p,
+        torch.sqrt,
+        torch.sin,
+        torch.cos,
+        torch.tanh,
+        torch.erfc,
+    )
+    for dtype in (torch.float32, torch.float64):
+        for function in functions:
+            function(torch.ones(1, dtype=dtype))
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a short training run left."""

@@ -62,7 +62,7 @@ class Triad:
         return None if library is None else cls(library)
 
     def __call__(self) -> float:
-        self._pass()  # as with the rivals, the second of two is timed
+        self._pass()  # as with the rivals, what ran before is not timed
         return self._pass()
 
 

@@ -19,7 +19,7 @@ from documents import fill
 from machine import machine_facts, machine_line, missing_kernels
 from peer_cases import PeerCase, peer_cases
 from tables import markdown_table, seconds
-from timing import Measurement, host_sampler, interleave
+from timing import Measurement, interleave, steady_sampler
 
 _MOST_ROUNDS = 1000
 _HEADER = (
@@ -39,7 +39,7 @@ def _times(case: PeerCase, duration: float) -> tuple[Measurement, Measurement]:
             for leaf in case.leaves:
                 leaf.grad = None
 
-        return host_sampler(run)
+        return steady_sampler(run)
 
     names = "peer", "ours"
     durations = interleave(dict(zip(names, map(sampler, case.steps), strict=True)), duration, _MOST_ROUNDS)

@@ -45,7 +45,7 @@ class Effort:
     import_rounds: int
 
 
-_WHOLE = Effort(SUITE_CASES, SWEEP_CASES, MODELS, (SMALL, LARGE), 1.5, 1.5, 9)
+_WHOLE = Effort(SUITE_CASES, SWEEP_CASES, MODELS, (SMALL, LARGE), 2.0, 1.5, 9)
 _DRY = Effort(
     [case for case in SUITE_CASES if case.shapes is MNIST],
     [case for case in SWEEP_CASES if case.shapes.name in _SMALLEST_SWEEP],

@@ -15,6 +15,7 @@ Sampler = Callable[[], float]  # runs something once and returns the seconds it 
 
 _WARM_UP_ROUNDS = 2
 _LEAST_ROUNDS = 3
+_STEPS_BEFORE = 2
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,27 @@ def host_sampler(step: Callable[[], None]) -> Sampler:
     return sample
 
 
-class PhaseSampler:
-    """Times a step by the host's clock, and its forward and backward with it.
+def steady_sampler(step: Callable[[], None]) -> Sampler:
+    """Times the last of three steps: it finds the caches and the allocator as steps of its own have left them.
 
-    A sample is two steps, of which the second is timed: it finds the caches and the allocator as a step of its own has
-    left them, and not the rival that ran before. The backward's time includes ``release``, which gives up what the
-    step has made; ``prepare``, before each of the two, and ``restore``, after both, are not timed.
+    After one step alone glibc may still hold what the rival before has freed, and hand it back to the system in the
+    next one, which then takes milliseconds longer.
+    """
+    sample_once = host_sampler(step)
+
+    def sample() -> float:
+        for _ in range(_STEPS_BEFORE):
+            step()
+        return sample_once()
+
+    return sample
+
+
+class PhaseSampler:
+    """Times a step as ``steady_sampler`` does, and its forward and backward with it.
+
+    The backward's time includes ``release``, which gives up what the step has made; ``prepare``, before each step, and
+    ``restore``, after the last, are not timed.
     """
 
     def __init__(
@@ -63,7 +79,8 @@ class PhaseSampler:
         self._phases: list[tuple[float, float]] = []
 
     def __call__(self) -> float:
-        self._step()
+        for _ in range(_STEPS_BEFORE):
+            self._step()
         forward, backward = self._step()
         self._phases.append((forward, backward))
         if self._restore is not None:

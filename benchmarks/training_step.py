@@ -13,7 +13,7 @@ from cases import FACES, MNIST, Case
 from comparison import compare_apart
 from results import TrainingStep
 from rivals import EAGER
-from timing import Measurement, host_sampler, interleave
+from timing import Measurement, interleave, steady_sampler
 
 _MOST_ROUNDS = 1000
 _OBJECTIVE = "objective"
@@ -77,10 +77,10 @@ def measure_training_step(model: Model, seconds: float) -> TrainingStep:
     torch._dynamo.reset()
     torch._inductor.config.cpp.threads = torch.get_num_threads()
     samplers = {
-        "ours": host_sampler(_step(model, _our_loss, compiled=False)),
-        "eager": host_sampler(_step(model, _eager_loss, compiled=False)),
-        "compile": host_sampler(_step(model, _eager_loss, compiled=True)),
-        "compile, ours": host_sampler(_step(model, _our_loss, compiled=True)),
+        "ours": steady_sampler(_step(model, _our_loss, compiled=False)),
+        "eager": steady_sampler(_step(model, _eager_loss, compiled=False)),
+        "compile": steady_sampler(_step(model, _eager_loss, compiled=True)),
+        "compile, ours": steady_sampler(_step(model, _our_loss, compiled=True)),
     }
     times = {name: Measurement.of(values) for name, values in interleave(samplers, seconds, _MOST_ROUNDS).items()}
     row = compare_apart(model.case, seconds / 2).row

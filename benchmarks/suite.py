@@ -1,4 +1,4 @@
-"""The whole CPU suite, about half an hour: ``python benchmarks/suite.py OUT_DIR``.
+"""The whole CPU suite, about an hour: ``python benchmarks/suite.py OUT_DIR``.
 
 It visits every case in float32, on which the targets are set, twice, with all others in between: where other users of a
 machine slow it down for minutes, they hardly do so at both. Writes OUT_DIR/results.json after every case, so that a run
@@ -83,7 +83,7 @@ class Suite:
         self._attempt("call overhead", lambda: run.overhead.update(measure_overhead(effort.case_seconds)))
         for model in effort.models:
             self._attempt(model.name, lambda model=model: run.training_steps.append(
-                measure_training_step(model, 3 * effort.case_seconds)))  # fmt: skip
+                measure_training_step(model, 15 * effort.case_seconds)))  # fmt: skip
         for layer in effort.output_layers:
             self._attempt(f"output layer, {layer}", lambda layer=layer: run.output_layers.append(
                 measure_output_layer(layer, 3 * effort.case_seconds)[0]))  # fmt: skip

@@ -17,7 +17,7 @@ from results import DtypeComparison, OutputLayer, Result, Row, Run, TrainingStep
 from scaling import crossovers, points, thread_gains, verdict
 from sections import dtypes_table, prediction_table
 from targets import limit_outcomes, ratio_outcomes
-from timing import Measurement, PhaseSampler
+from timing import Measurement, PhaseSampler, steady_sampler
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 MACHINE = {"cpu": "made up", "threads": 2, "torch_cpu_capability": "AVX2"}
@@ -263,10 +263,22 @@ def test_phase_sampler_gives_the_phases_of_the_last_rounds():
         restore=lambda: calls.append("restore"),
     )
     durations = [sampler() for _ in range(3)]
-    assert calls == [*["prepare", "forward", "backward outputs", "release"] * 2, "restore"] * 3
+    assert calls == [*["prepare", "forward", "backward outputs", "release"] * 3, "restore"] * 3
     phases = sampler.phases(2)
     assert phases["step"] == durations[1:]
     assert [sum(parts) for parts in zip(phases["forward"], phases["backward"], strict=True)] == durations[1:]
+
+
+def test_steady_sampler_times_the_last_of_three_steps(monkeypatch):
+    durations = iter([10.0, 20.0, 3.0])
+    now = [0.0]
+    monkeypatch.setattr("timing.time.perf_counter", lambda: now[0])
+
+    def step() -> None:
+        now[0] += next(durations)
+
+    assert steady_sampler(step)() == 3.0
+    assert next(durations, None) is None
 
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -62,7 +62,7 @@ class Triad:
         return None if library is None else cls(library)
 
     def __call__(self) -> float:
-        self._pass()  # as with the rivals, what ran before is not timed
+        self._pass()  # untimed: caches and pages then are as a pass of its own leaves them
         return self._pass()
 
 

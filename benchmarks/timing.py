@@ -15,7 +15,7 @@ Sampler = Callable[[], float]  # runs something once and returns the seconds it 
 
 _WARM_UP_ROUNDS = 2
 _LEAST_ROUNDS = 3
-_STEPS_BEFORE = 2
+_UNTIMED_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def steady_sampler(step: Callable[[], None]) -> Sampler:
     sample_once = host_sampler(step)
 
     def sample() -> float:
-        for _ in range(_STEPS_BEFORE):
+        for _ in range(_UNTIMED_STEPS):
             step()
         return sample_once()
 
@@ -79,7 +79,7 @@ class PhaseSampler:
         self._phases: list[tuple[float, float]] = []
 
     def __call__(self) -> float:
-        for _ in range(_STEPS_BEFORE):
+        for _ in range(_UNTIMED_STEPS):
             self._step()
         forward, backward = self._step()
         self._phases.append((forward, backward))

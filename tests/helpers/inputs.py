@@ -34,3 +34,15 @@ def images(
     target = torch.rand(shape, dtype=torch.float64)
     recon = target + 0.3 * torch.randn(shape, dtype=torch.float64)
     return recon.to(device, dtype), target.to(device, target_dtype or dtype)
+
+
+def cancelling_terms(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Magnitudes [B, ...] and signs [B, ...] of terms of whose order their sum in float64 depends.
+
+    What is added to a large one is rounded to an integer, and for every large one there is another of the other sign.
+    """
+    magnitudes, signs = torch.rand(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
+    places = torch.rand(shape).flatten(1).argsort(dim=1)[:, : magnitudes[0].numel() // 8 * 2]
+    magnitudes.flatten(1).scatter_(1, places, 2.0**52)
+    signs.flatten(1).scatter_(1, places[:, ::2], -1.0)
+    return magnitudes, signs

@@ -13,6 +13,8 @@ struct Half {
 struct BFloat16 {
   uint16_t bits;
 };
+template <class Stored>
+concept HalfPrecision = __is_same(Stored, Half) || __is_same(Stored, BFloat16);
 
 VAE_FUSED_INLINE float float_of_bits(uint32_t bits) {
   float value;

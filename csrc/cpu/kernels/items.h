@@ -37,26 +37,34 @@ class ItemSums {
   VAE_FUSED_HOST_DEVICE void add(int at, const VectorIn<T, Lanes>& value, Lanes lanes) {
     using Vector = VectorIn<T, Lanes>;
     if (elements_ != nullptr) {
-      store(elements_ + at, value);
+      store(elements_ + at, value, whole(lanes));
       return;
     }
     Vector last;
     repeat<Lanes::kRegisters>([&](int i) VAE_FUSED_LAMBDA { last.part[i] = last_.part[i]; });
-    add_to(sum_, last);
+    add_to<Lanes::kEvenOdd>(sum_, last);
     Vector next = value;
     if constexpr (Lanes::kPartial) {
       // Beyond the lanes of a partial vector operands are 0, and what a formula makes of them need not be.
       T values[Vector::kCount];
-      store(values, value);
+      store(static_cast<T*>(values), value, whole(lanes));
       next = load<T>(static_cast<const T*>(values), lanes);
     }
     repeat<Lanes::kRegisters>([&](int i) VAE_FUSED_LAMBDA { last_.part[i] = next.part[i]; });
   }
 
-  // partials [items, pieces]
-  VAE_FUSED_HOST_DEVICE void write(const TilePlan& plan, int64_t tile, const TileRange& range, double* partials) {
+  // After the loop over tiles of these types; partials [items, pieces].
+  VAE_FUSED_HOST_DEVICE void write(const TilePlan& plan, int64_t tile, const TileRange& range, auto types,
+                                   double* partials) {
     if (elements_ == nullptr) {
-      add_to(sum_, last_);
+      if constexpr (kHasEvenOdd<T>) {
+        if (even_odd<T>(types)) {
+          add_to<true>(sum_, last_);
+          partials[tile] = sum_.total_of_even_odd();
+          return;
+        }
+      }
+      add_to<false>(sum_, last_);
       partials[tile] = sum_.total();
       return;
     }
@@ -65,20 +73,20 @@ class ItemSums {
       const T* elements = elements_ + segment.start;
       int i = 0;
       for (; i + SumOf<T>::kLanes <= segment.count; i += SumOf<T>::kLanes) {
-        add_to(sum, load<T, kPartsOfItem<T>>(elements + i));
+        add_to<false>(sum, load<T, kPartsOfItem<T>>(elements + i));
       }
-      if (i < segment.count) add_to(sum, load_partial<T, kPartsOfItem<T>>(elements + i, segment.count - i));
+      if (i < segment.count) add_to<false>(sum, load_partial<T, kPartsOfItem<T>>(elements + i, segment.count - i));
       partials[segment.partial] = sum.total();
     });
   }
 
  private:
-  template <int P>
+  template <bool kEvenOdd, int P>
   VAE_FUSED_HOST_DEVICE static void add_to(SumOf<T>& sum, const VectorOf<T, P>& value) {
     if constexpr (kSummed == Summed::kSquares) {
-      sum.add_square(value);
+      sum.template add_square<kEvenOdd>(value);
     } else {
-      sum.add(value);
+      sum.template add<kEvenOdd>(value);
     }
   }
 
@@ -111,9 +119,9 @@ class ItemWeights {
   }
 
   template <class Lanes>
-  VAE_FUSED_HOST_DEVICE VectorIn<T, Lanes> operator()(int at, Lanes) const {
+  VAE_FUSED_HOST_DEVICE VectorIn<T, Lanes> operator()(int at, Lanes lanes) const {
     if (elements_ == nullptr) return VectorIn<T, Lanes>(of_all_);
-    return load<T, Lanes::kRegisters>(static_cast<const T*>(elements_) + at);
+    return load(static_cast<const T*>(elements_) + at, whole(lanes));
   }
 
  private:

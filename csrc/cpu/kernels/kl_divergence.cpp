@@ -87,7 +87,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
         }
       }
     });
-    if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
+    if (p.partials != nullptr) sums.write(plan, tile, range, types, p.partials);
     const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand)
                             VAE_FUSED_LAMBDA { tile_of.finish(operand, p.extent, range.begin, range.count); };
     finish(elements, p.elements);

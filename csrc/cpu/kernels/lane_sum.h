@@ -20,17 +20,30 @@ class LaneSum {
     repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = NativeDouble{}; });
   }
 
-  template <int P>
+  // kEvenOdd: of pairs of registers with the even elements and the odd ones, which only AVX-512 has. A sum is then of
+  // such vectors alone.
+  template <bool kEvenOdd, int P>
   VAE_FUSED_HOST_DEVICE void add(const VectorOf<float, P>& value) {
-    widened(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide; });
+    widened<kEvenOdd>(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide; });
   }
 
   // The square of a float is exact in a double: one rounding or two give the same.
-  template <int P>
+  template <bool kEvenOdd, int P>
   VAE_FUSED_HOST_DEVICE void add_square(const VectorOf<float, P>& value) {
-    widened(value,
-            [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] = fused_multiply_add(wide, wide, sums_[i]); });
+    widened<kEvenOdd>(
+        value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] = fused_multiply_add(wide, wide, sums_[i]); });
   }
+
+#if defined(__AVX512F__)
+  // The lanes put in order first: registers of the even and the odd ones become one of the first eight and one of the
+  // others.
+  VAE_FUSED_HOST_DEVICE double total_of_even_odd() const {
+    LaneSum in_order;
+    in_order.sums_[0] = _mm512_permutex2var_pd(sums_[0], _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), sums_[1]);
+    in_order.sums_[1] = _mm512_permutex2var_pd(sums_[0], _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4), sums_[1]);
+    return in_order.total();
+  }
+#endif
 
   VAE_FUSED_HOST_DEVICE double total() const {
     NativeDouble sums[kRegisters];
@@ -45,7 +58,7 @@ class LaneSum {
   static constexpr int kRegisters = kLanes / kWideLanes;
 
   // body(two registers of doubles for each of floats, the index of the sums that they belong to)
-  template <int P, class Body>
+  template <bool kEvenOdd, int P, class Body>
   VAE_FUSED_HOST_DEVICE static void widened(const VectorOf<float, P>& value, Body body) {
     repeat<P>([&](int i) VAE_FUSED_LAMBDA {
       const NativeFloat part = value.part[i];
@@ -58,8 +71,8 @@ class LaneSum {
 #else
       const NativeDouble low = {part[0], part[1]}, high = {part[2], part[3]};
 #endif
-      body(low, 2 * i % kRegisters);
-      body(high, (2 * i + 1) % kRegisters);
+      body(low, kEvenOdd ? i % 2 : 2 * i % kRegisters);
+      body(high, kEvenOdd ? i % 2 : (2 * i + 1) % kRegisters);
     });
   }
 
@@ -76,8 +89,9 @@ class CompensatedLaneSum {
     repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = lost_[i] = NativeDouble{}; });
   }
 
-  template <int P>
+  template <bool kEvenOdd, int P>
   VAE_FUSED_HOST_DEVICE void add(const VectorOf<double, P>& value) {
+    static_assert(!kEvenOdd);
     repeat<P>([&](int part) VAE_FUSED_LAMBDA {
       const int i = part % kRegisters;
       const TwoSum<NativeDouble> next(sums_[i], value.part[part]);
@@ -86,9 +100,9 @@ class CompensatedLaneSum {
     });
   }
 
-  template <int P>
+  template <bool kEvenOdd, int P>
   VAE_FUSED_HOST_DEVICE void add_square(const VectorOf<double, P>& value) {
-    add(value * value);
+    add<kEvenOdd>(value * value);
   }
 
   // Of an infinite sum nothing finite was lost, and inf - inf must not make it NaN.

@@ -1,12 +1,10 @@
-// Standard normals by the tile: Philox on 64-bit lanes, Box-Muller on lanes of the normals' own type.
-//
-// A 32 x 32 -> 64 bit multiplication reads the low half of a 64-bit lane, so the words of a block stay in the low
-// halves through all rounds and whatever stands in the high halves is never looked at.
+// Standard normals by the tile: Philox, and Box-Muller on lanes of the normals' own type.
 #pragma once
 
 #include "core/normal.h"
-#include "core/philox.h"
 #include "cpu/kernels/double_math.h"
+#include "cpu/kernels/half.h"
+#include "cpu/kernels/philox_words.h"
 #include "cpu/kernels/simd_math.h"
 
 namespace vae_fused {
@@ -17,18 +15,6 @@ namespace VAE_FUSED_ISA {
 constexpr int kRegistersPerStep = kNativeLanes == 8 ? 2 : 4;
 template <class T>
 constexpr int kNormalsPerRegister = 2 * VectorOf<T>::kPartCount;
-
-VAE_FUSED_INLINE NativeWide multiply_low_halves(NativeWide a, NativeWide b) {
-#if defined(__AVX512F__)
-  return (NativeWide)_mm512_mul_epu32((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (NativeWide)_mm256_mul_epu32((__m256i)a, (__m256i)b);
-#elif defined(__SSE2__)
-  return (NativeWide)_mm_mul_epu32((__m128i)a, (__m128i)b);
-#else
-  return (a & 0xffffffffu) * (b & 0xffffffffu);
-#endif
-}
 
 VAE_FUSED_INLINE NativeFloat float_of_words(NativeWord words) {
 #if defined(__AVX512F__)
@@ -68,29 +54,6 @@ VAE_FUSED_INLINE NativeDouble wide_uniforms(NativeWide high, NativeWide low) {
   return words * 0x1p-64 + 0x1p-65;
 }
 
-struct RoundKeys {
-  uint64_t key0[kPhiloxRounds], key1[kPhiloxRounds];
-
-  explicit RoundKeys(uint64_t seed) {
-    uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < kPhiloxRounds; ++round, low += kPhiloxWeyl0, high += kPhiloxWeyl1) {
-      key0[round] = low;
-      key1[round] = high;
-    }
-  }
-};
-
-// Blocks in the order 0, n/2, 1, n/2 + 1, ...: unpacking cosines and sines then leaves the normals in order.
-VAE_FUSED_INLINE NativeWide first_of_lanes() {
-#if VAE_FUSED_NATIVE_LANES == 16
-  return NativeWide{0, 4, 1, 5, 2, 6, 3, 7};
-#elif VAE_FUSED_NATIVE_LANES == 8
-  return NativeWide{0, 2, 1, 3};
-#else
-  return NativeWide{0, 1};
-#endif
-}
-
 // Cosines and sines, in turn.
 VAE_FUSED_INLINE void store_interleaved(float* out, NativeFloat cosine, NativeFloat sine) {
 #if defined(__AVX512F__)
@@ -115,67 +78,6 @@ VAE_FUSED_INLINE void store_interleaved(double* out, NativeDouble cosine, Native
   std::memcpy(out + kWideLanes, &high, sizeof(high));
 }
 
-// The words of kGroups registers of blocks, in the low halves.
-template <int kGroups>
-struct PhiloxWords {
-  NativeWide word0[kGroups], word1[kGroups], word2[kGroups], word3[kGroups];
-};
-
-template <int kGroups>
-VAE_FUSED_INLINE void philox_round(int round, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
-  repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
-    const NativeWide product0 = multiply_low_halves(words.word0[i], NativeWide{} + kPhiloxMultiplier0);
-    const NativeWide product1 = multiply_low_halves(words.word2[i], NativeWide{} + kPhiloxMultiplier1);
-    words.word0[i] = (product1 >> 32) ^ words.word1[i] ^ keys.key0[round];
-    words.word1[i] = product1;
-    words.word2[i] = (product0 >> 32) ^ words.word3[i] ^ keys.key1[round];
-    words.word3[i] = product0;
-  });
-}
-
-// The first two rounds on the blocks from counter on, whose words 2 and 3 are 0.
-template <int kGroups>
-VAE_FUSED_INLINE void first_philox_rounds(uint64_t counter, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
-  repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
-    const NativeWide counters = first_of_lanes() + (counter + i * kWideLanes);
-    const NativeWide product = multiply_low_halves(counters, NativeWide{} + kPhiloxMultiplier0);
-    words.word0[i] = (counters >> 32) ^ keys.key0[0];
-    words.word1[i] = NativeWide{};
-    words.word2[i] = (product >> 32) ^ keys.key1[0];
-    words.word3[i] = product;
-  });
-  philox_round(1, keys, words);
-}
-
-// The same where all counters have one high word: half of what two rounds multiply is then one number for all lanes.
-template <int kGroups>
-VAE_FUSED_INLINE void first_philox_rounds_of_one_high_word(uint64_t counter, const RoundKeys& keys,
-                                                           PhiloxWords<kGroups>& words) {
-  const uint64_t product0 = ((counter >> 32) ^ keys.key0[0]) * kPhiloxMultiplier0;
-  repeat<kGroups>([&](int i) VAE_FUSED_LAMBDA {
-    const NativeWide counters = first_of_lanes() + (counter + i * kWideLanes);
-    const NativeWide product = multiply_low_halves(counters, NativeWide{} + kPhiloxMultiplier0);
-    const NativeWide product1 = multiply_low_halves((product >> 32) ^ keys.key1[0], NativeWide{} + kPhiloxMultiplier1);
-    words.word0[i] = (product1 >> 32) ^ keys.key0[1];
-    words.word1[i] = product1;
-    words.word2[i] = product ^ ((product0 >> 32) ^ keys.key1[1]);
-    words.word3[i] = NativeWide{} + product0;
-  });
-}
-
-// Those of the blocks from counter on.
-template <int kGroups>
-VAE_FUSED_INLINE void philox_words(uint64_t counter, const RoundKeys& keys, PhiloxWords<kGroups>& words) {
-  constexpr uint32_t kLastWithoutCarry = UINT32_MAX - (kGroups * kWideLanes - 1);
-  if (__builtin_expect(static_cast<uint32_t>(counter) <= kLastWithoutCarry, 1)) {
-    first_philox_rounds_of_one_high_word(counter, keys, words);
-  } else {
-    first_philox_rounds(counter, keys, words);
-  }
-#pragma GCC unroll 10
-  for (int round = 2; round < kPhiloxRounds; ++round) philox_round(round, keys, words);
-}
-
 // Both uniforms of the pairs of a group: floats take a word each, doubles two.
 template <int kGroups>
 VAE_FUSED_INLINE void uniforms_of_group(const PhiloxWords<kGroups>& words, int group, NativeFloat& u1,
@@ -190,40 +92,56 @@ VAE_FUSED_INLINE void uniforms_of_group(const PhiloxWords<kGroups>& words, int g
   u2 = wide_uniforms(words.word2[group], words.word3[group]);
 }
 
-// The normals of kRegisters registers of blocks from counter on, in order.
+// The normals of kRegisters registers of blocks from counter on, in order or the even and the odd ones apart.
 template <int kRegisters, class T>
-VAE_FUSED_INLINE void normals_of_step(uint64_t counter, const RoundKeys& keys, T* out) {
+VAE_FUSED_INLINE void normals_of_step(uint64_t counter, bool even_odd, const RoundKeys& keys, T* out) {
   PhiloxWords<kRegisters> words;
-  philox_words(counter, keys, words);
+  philox_words(counter, even_odd, keys, words);
   VectorOf<T, kRegisters> u1, u2;
   repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { uniforms_of_group(words, i, u1.part[i], u2.part[i]); });
   const NormalPair<VectorOf<T, kRegisters>> pair = box_muller(u1, u2);
   repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA {
-    store_interleaved(out + i * kNormalsPerRegister<T>, pair.first.part[i], pair.second.part[i]);
+    T* of_register = out + i * kNormalsPerRegister<T>;
+    if (kHasEvenOdd<T> && even_odd) {
+      std::memcpy(of_register, &pair.first.part[i], sizeof(pair.first.part[i]));
+      std::memcpy(of_register + VectorOf<T>::kPartCount, &pair.second.part[i], sizeof(pair.second.part[i]));
+    } else {
+      store_interleaved(of_register, pair.first.part[i], pair.second.part[i]);
+    }
   });
 }
 
-// Normals first .. first + count - 1 of a key. They are written into buffer, which has room for count + kNoiseSlack
-// elements, and begin where the returned pointer points. meanwhile(done, next) goes before every step, which makes the
-// next normals after those that are done.
+// Puts the even and the odd ones of every register of normals apart, up to the end of the last.
+template <class T>
+VAE_FUSED_INLINE void put_even_odd_apart([[maybe_unused]] T* normals, [[maybe_unused]] int64_t count) {
+  if constexpr (kHasEvenOdd<T>) {
+    for (int64_t i = 0; i < count; i += kNormalsPerRegister<T>) store(normals + i, load_even_odd<2>(normals + i));
+  }
+}
+
+// Normals first .. first + count - 1 of a key, in order or the even and the odd ones of every register of them apart.
+// They are written into buffer, which has room for count + kNoiseSlack elements, and begin where the returned pointer
+// points. meanwhile(done, next) goes before every step, which makes the next normals after those that are done.
 constexpr int kNoiseSlack = kRegistersPerStep * kNormalsPerRegister<float> + 4;
 
 template <class T, class Meanwhile>
-VAE_FUSED_INLINE const T* fill_normals(const RoundKeys& keys, uint64_t offset, int64_t first, int64_t count, T* buffer,
-                                       Meanwhile meanwhile) {
+VAE_FUSED_INLINE const T* fill_normals(const RoundKeys& keys, uint64_t offset, int64_t first, int64_t count,
+                                       bool even_odd, T* buffer, Meanwhile meanwhile) {
   constexpr int kOfBlock = NormalBlock<T>::kLanes, kOfRegister = kNormalsPerRegister<T>;
   constexpr int kStep = kRegistersPerStep * kOfRegister;
   const int skip = static_cast<int>(first % kOfBlock);
+  const bool as_they_come = even_odd && skip == 0;
   uint64_t counter = offset + static_cast<uint64_t>(first / kOfBlock);
   int64_t done = 0;
   for (; done + kStep <= count + skip; done += kStep, counter += kStep / kOfBlock) {
     meanwhile(static_cast<int>(done), kStep);
-    normals_of_step<kRegistersPerStep>(counter, keys, buffer + done);
+    normals_of_step<kRegistersPerStep>(counter, as_they_come, keys, buffer + done);
   }
   for (; done < count + skip; done += kOfRegister, counter += kOfRegister / kOfBlock) {
     meanwhile(static_cast<int>(done), kOfRegister);
-    normals_of_step<1>(counter, keys, buffer + done);
+    normals_of_step<1>(counter, as_they_come, keys, buffer + done);
   }
+  if (even_odd && !as_they_come) put_even_odd_apart(buffer + skip, count);
   return buffer + skip;
 }
 
@@ -240,12 +158,13 @@ class Noise {
   VAE_FUSED_HOST_DEVICE explicit Noise(const NoiseKey& key)
       : key_(key), rounds_(key.words == nullptr ? 0 : key.words[0]) {}
 
-  // Normals first .. first + count - 1 of the key of an item, until the next call; meanwhile as above.
+  // Normals first .. first + count - 1 of the key of an item, until the next call; even_odd and meanwhile as above.
   template <class Meanwhile>
-  VAE_FUSED_HOST_DEVICE const T* operator()(int64_t item, int64_t first, int64_t count, Meanwhile meanwhile) {
+  VAE_FUSED_HOST_DEVICE const T* operator()(int64_t item, int64_t first, int64_t count, bool even_odd,
+                                            Meanwhile meanwhile) {
     const uint64_t* words = key_.words + (key_.per_item ? 2 * item : 0);
     if (key_.per_item) rounds_ = RoundKeys(words[0]);
-    return fill_normals(rounds_, words[1], first, count, buffer_.values, meanwhile);
+    return fill_normals(rounds_, words[1], first, count, even_odd, buffer_.values, meanwhile);
   }
 
  private:

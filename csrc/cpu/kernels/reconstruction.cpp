@@ -31,7 +31,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
       if (grad_recon.wanted()) grad_recon.put(at, gradient, lanes);
       if (grad_target.wanted()) grad_target.put(at, VectorIn<T, decltype(lanes)>(0.0f) - gradient, lanes);
     });
-    if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
+    if (p.partials != nullptr) sums.write(plan, tile, range, types, p.partials);
     grad_recon.finish(p.grad_recon, p.extent, range.begin, range.count);
     grad_target.finish(p.grad_target, p.extent, range.begin, range.count);
   }

@@ -65,8 +65,8 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
     } else {
       for_each_vector<T>(range.count, types, body);
     }
-    if (p.partials != nullptr) sums.write(plan, tile, range, p.partials);
-    if (params.weight_partials != nullptr) weight_sums.write(plan, tile, range, params.weight_partials);
+    if (p.partials != nullptr) sums.write(plan, tile, range, types, p.partials);
+    if (params.weight_partials != nullptr) weight_sums.write(plan, tile, range, types, params.weight_partials);
     const auto finish = [&](const OutputTile<T>& tile_of, const Operand& operand)
                             VAE_FUSED_LAMBDA { tile_of.finish(operand, p.extent, range.begin, range.count); };
     finish(grad_recon, p.grad_recon);

@@ -30,7 +30,8 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       const int run = noise_run(p.key, range);
       for (int first = 0; first < range.count; first += run) {
         const int count = range.count - first < run ? range.count - first : run;
-        const T* normals = noise_of_run(p, plan, tile, range, first, count, sample, noise, noise_of_items, mu, logvar);
+        const T* normals =
+            noise_of_run(p, plan, tile, range, first, count, sample, types, noise, noise_of_items, mu, logvar);
         const auto begin = [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
         };
@@ -38,7 +39,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
           using Vector = VectorIn<T, decltype(lanes)>;
           const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
           const int at = first + i;
-          const auto mean = mu(at, lanes), normal = load(normals + i, lanes);
+          const auto mean = mu(at, lanes), normal = load_noise(normals + i, lanes);
           if constexpr (kTransforms) {
             out.put(at, product_and_sum(temperature * scale.sigma, normal, mean), lanes);
             if constexpr (kWithKL) {
@@ -52,7 +53,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
           }
         });
       }
-      if constexpr (kWithKL) kl.write(plan, tile, range, p.kl_partials);
+      if constexpr (kWithKL) kl.write(plan, tile, range, types, p.kl_partials);
       out.finish(z, p.extent, range.begin, range.count);
     }
   }

@@ -18,7 +18,8 @@ static void sum_over_samples(const ReparameterizeBackwardParams& p, const TilePl
     const Operand grad_z = sample_of(p.grad_z, sample, p.sample_stride);
     InputTile<T> grad_tile(grad_z, p.extent, range.begin, range.count);
     const T* grad = grad_tile.plain(grad_z, p.extent, range.begin, range.count);
-    const T* normals = noise_of_run(p, plan, tile, range, 0, range.count, sample, noise, noise_of_items, grad_tile);
+    const T* normals =
+        noise_of_run(p, plan, tile, range, 0, range.count, sample, AskedTypes{}, noise, noise_of_items, grad_tile);
     for (int i = 0; i < range.count; ++i) {
       grad_sum.values[i] += grad[i];
       noise_sum.values[i] += grad[i] * normals[i];
@@ -59,7 +60,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
       const int count = range.count - first < run ? range.count - first : run;
       const T* normals = nullptr;
       if constexpr (kOne) {
-        normals = noise_of_run(p, plan, tile, range, first, count, 0, noise, noise_of_items, mu, logvar, grad_z);
+        normals = noise_of_run(p, plan, tile, range, first, count, 0, types, noise, noise_of_items, mu, logvar, grad_z);
       }
       const auto begin = [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
@@ -71,7 +72,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
         Vector to_mu(0.0f), grad_noise(0.0f), mean(0.0f);
         if constexpr (kOne) {
           to_mu = grad_z(at, lanes);
-          grad_noise = to_mu * load(normals + i, lanes);
+          grad_noise = to_mu * load_noise(normals + i, lanes);
         }
         if constexpr (kMany) {
           to_mu = load(static_cast<const T*>(grad_sum.values) + at, lanes);

@@ -24,30 +24,44 @@ VAE_FUSED_INLINE int noise_run(const NoiseKey& key, const TileRange& range) {
   return key.per_item || range.count < kNoiseRun ? range.count : kNoiseRun;
 }
 
-// The noise of elements first .. first + count - 1 of a tile. With a key for every item they are the whole tile, which
-// is put together from the noise of several.
+// The noise of elements first .. first + count - 1 of a tile, for a loop over tiles of these types: load_noise takes it
+// from there. With a key for every item they are the whole tile, which is put together from the noise of several.
 //
 // Operands that lie beyond the caches are fetched a few lines at a time between the steps that make the noise. The
 // processor's own prefetching stops where a loop over a run ends, and a whole run asked for at once would fill the
 // queue of misses, where the instructions behind it wait.
 template <class T, class Params>
 VAE_FUSED_INLINE const T* noise_of_run(const Params& p, const TilePlan& plan, int64_t tile, const TileRange& range,
-                                       int first, int count, int64_t sample, Noise<T>& noise, TileBuffer<T>& of_items,
-                                       const auto&... operands) {
+                                       int first, int count, int64_t sample, auto types, Noise<T>& noise,
+                                       TileBuffer<T>& of_items, const auto&... operands) {
   const auto fetch = [&p, ... prefetch = operands.prefetch()](int begin, int of_step) VAE_FUSED_LAMBDA {
     if (p.streamed) (prefetch(begin, of_step), ...);
   };
   if (!p.key.per_item) {
-    return noise(0, sample * p.numel + range.begin + first, count,
+    return noise(0, sample * p.numel + range.begin + first, count, even_odd<T>(types),
                  [&](int done, int next) VAE_FUSED_LAMBDA { fetch(first + done, next); });
   }
+  const bool whole_items = plan.items_per_tile > 1;
   const T* normals = nullptr;
   for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
-    normals = noise(segment.item, sample * p.item_numel + segment.within, segment.count,
-                    [&](int done, int next) VAE_FUSED_LAMBDA { fetch(segment.start + done, next); });
-    if (plan.items_per_tile > 1) std::memcpy(of_items.values + segment.start, normals, segment.count * sizeof(T));
+    normals =
+        noise(segment.item, sample * p.item_numel + segment.within, segment.count, !whole_items && even_odd<T>(types),
+              [&](int done, int next) VAE_FUSED_LAMBDA { fetch(segment.start + done, next); });
+    if (whole_items) std::memcpy(of_items.values + segment.start, normals, segment.count * sizeof(T));
   });
-  return plan.items_per_tile > 1 ? of_items.values : normals;
+  if (!whole_items) return normals;
+  if (even_odd<T>(types)) put_even_odd_apart(of_items.values, range.count);
+  return of_items.values;
+}
+
+// The noise of a vector, with something beyond the lanes of a partial one.
+template <class T, class Lanes>
+VAE_FUSED_INLINE VectorIn<T, Lanes> load_noise(const T* normals, Lanes lanes) {
+  if constexpr (Lanes::kEvenOdd) {
+    return load<T, Lanes::kRegisters>(normals);
+  } else {
+    return load(normals, lanes);
+  }
 }
 
 }  // namespace VAE_FUSED_ISA

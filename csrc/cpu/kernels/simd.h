@@ -18,6 +18,11 @@ namespace VAE_FUSED_ISA {
 // them, where two cache lines of every stream at a time are enough.
 constexpr int kParts = kNativeLanes == 4 ? 4 : 2;
 
+// Whether vectors of T can have their elements in another order than memory: of every pair of registers the even ones
+// in the first and the odd ones in the second, as AVX-512 has those of bfloat16.
+template <class T>
+constexpr bool kHasEvenOdd = sizeof(T) == sizeof(float) && kNativeLanes == 16;
+
 #define VAE_FUSED_LAMBDA __attribute__((always_inline))
 
 // body(0) ... body(kCount - 1). Not a loop: the compiler unrolls those after it has decided what to keep in registers.

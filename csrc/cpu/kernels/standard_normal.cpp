@@ -1,7 +1,6 @@
 // The noise itself.
 #include "cpu/kernels/kernels.h"
-#include "cpu/kernels/noise.h"
-#include "cpu/kernels/tile.h"
+#include "cpu/kernels/sample_noise.h"
 
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
@@ -17,9 +16,9 @@ static void standard_normal_tiles(const StandardNormalParams& p, const TilePlan&
     OutputTile<T> out(normals, extent, range.begin, range.count, /*streamed=*/false);
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const auto nothing = [](int, int) VAE_FUSED_LAMBDA {};
-      const T* drawn = noise(segment.item, segment.within, segment.count, nothing);
+      const T* drawn = noise(segment.item, segment.within, segment.count, even_odd<T>(out.types()), nothing);
       for_each_vector<T>(segment.count, out.types(), [&](int at, auto lanes) VAE_FUSED_LAMBDA {
-        out.put(segment.start + at, load(drawn + at, lanes), lanes);
+        out.put(segment.start + at, load_noise(drawn + at, lanes), lanes);
       });
     });
   }

@@ -124,12 +124,10 @@ class OutputTile {
  private:
   template <class Stored, class Lanes>
   VAE_FUSED_HOST_DEVICE void put_in(Stored* destination, const VectorIn<T, Lanes>& value, Lanes lanes) {
-    if constexpr (Lanes::kPartial) {
-      store_partial(destination, value, lanes.count);
-    } else if (streamed_) {
-      stream(destination, value);
+    if (!Lanes::kPartial && streamed_) {
+      stream(destination, value, lanes);
     } else {
-      store(destination, value);
+      store(destination, value, lanes);
     }
   }
 

@@ -21,20 +21,27 @@ constexpr int kMostParts = sizeof(T) == 4 ? kPartsFor<Half> : kParts;
 // What a loop hands its body: a whole vector, or the first lanes of one, with the type that all tiles of the loop hold,
 // or void where they differ and each has to be asked.
 template <class Type>
-struct FullOf {
+struct LanesOf {
   using Stored = Type;
   static constexpr int kRegisters = kPartsFor<Type>;
+  static constexpr bool kEvenOdd = kHasEvenOdd<float> && std::is_same_v<Type, BFloat16>;
+};
+template <class Type>
+struct FullOf : LanesOf<Type> {
   static constexpr bool kPartial = false;
 };
 template <class Type>
-struct PartialOf {
-  using Stored = Type;
-  static constexpr int kRegisters = kPartsFor<Type>;
+struct PartialOf : LanesOf<Type> {
   static constexpr bool kPartial = true;
   int count;
 };
 template <class T, class Lanes>
 using VectorIn = VectorOf<T, Lanes::kRegisters>;
+// All lanes of the vector, partial or not: of buffers that have room for it.
+template <class Lanes>
+VAE_FUSED_INLINE FullOf<typename Lanes::Stored> whole(Lanes) {
+  return {};
+}
 
 // The types of tiles as a set of bits; a tile that is absent has none.
 constexpr unsigned type_bit(ElementType type) { return 1u << static_cast<int>(type); }
@@ -48,10 +55,24 @@ VAE_FUSED_INLINE auto types_of(const Tiles&... tiles) {
   }
 }
 
+// Whether a loop over tiles of these types has even and odd elements apart.
+template <class T>
+VAE_FUSED_INLINE bool even_odd(unsigned types) {
+  return kHasEvenOdd<T> && types == type_bit(ElementType::kBFloat16);
+}
+template <class T>
+VAE_FUSED_INLINE bool even_odd(AskedTypes) {
+  return false;
+}
+
 template <class Stored, class Lanes>
 VAE_FUSED_INLINE auto load(const Stored* source, Lanes lanes) {
   constexpr int P = Lanes::kRegisters;
-  if constexpr (HalfPrecision<Stored> && Lanes::kPartial) {
+  if constexpr (Lanes::kEvenOdd && Lanes::kPartial) {
+    return load_even_odd_partial<P>(source, lanes.count);
+  } else if constexpr (Lanes::kEvenOdd) {
+    return load_even_odd<P>(source);
+  } else if constexpr (HalfPrecision<Stored> && Lanes::kPartial) {
     return load_widened_partial<P>(source, lanes.count);
   } else if constexpr (HalfPrecision<Stored>) {
     return load_widened<P>(source);
@@ -62,12 +83,34 @@ VAE_FUSED_INLINE auto load(const Stored* source, Lanes lanes) {
   }
 }
 
+template <class Stored, class T, int P, class Lanes>
+VAE_FUSED_INLINE void store(Stored* destination, const VectorOf<T, P>& value, Lanes lanes) {
+  if constexpr (Lanes::kEvenOdd && Lanes::kPartial) {
+    store_even_odd_partial(destination, value, lanes.count);
+  } else if constexpr (Lanes::kEvenOdd) {
+    store_even_odd(destination, value);
+  } else if constexpr (Lanes::kPartial) {
+    store_partial(destination, value, lanes.count);
+  } else {
+    store(destination, value);
+  }
+}
+
+template <class Stored, class T, int P, class Lanes>
+VAE_FUSED_INLINE void stream(Stored* destination, const VectorOf<T, P>& value, Lanes) {
+  if constexpr (Lanes::kEvenOdd) {
+    stream_even_odd(destination, value);
+  } else {
+    stream(destination, value);
+  }
+}
+
 template <class T, class Stored, class Body>
 VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
   constexpr int step = VectorOf<T, kPartsFor<Stored>>::kCount;
   int i = 0;
   for (; i + step <= count; i += step) body(i, FullOf<Stored>{});
-  if (i < count) body(i, PartialOf<Stored>{{count - i}});
+  if (i < count) body(i, PartialOf<Stored>{{}, count - i});
 }
 
 // The same in two stages, the second with what the first returned: finish(index, lanes, begun). The elementary
@@ -87,7 +130,7 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) 
     finish(i - step, full, begun);
   }
   if (i < count) {
-    const PartialOf<Stored> part{{count - i}};
+    const PartialOf<Stored> part{{}, count - i};
     finish(i, part, begin(i, part));
   }
 }
@@ -109,7 +152,7 @@ VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Stages... stage
       if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, stages...);
       if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, stages...);
     }
-    if (types == type_bit(ElementType::kBFloat16)) return for_each_vector_of<T, BFloat16>(count, stages...);
+    if (even_odd<T>(types)) return for_each_vector_of<T, BFloat16>(count, stages...);
   }
   for_each_vector<T>(count, AskedTypes{}, stages...);
 }

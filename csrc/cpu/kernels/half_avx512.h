@@ -42,27 +42,25 @@ VAE_FUSED_INLINE VectorOf<float, P> load_widened_partial(const Stored* source, i
 
 // ---- even and odd elements apart -----------------------------------------------------------------------------------
 
+// Every pair of registers with the lanes that first and second name, of which those from 16 on are of the other one.
 template <int P>
-VAE_FUSED_INLINE VectorOf<float, P> in_even_odd_order(const VectorOf<float, P>& value) {
-  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-  const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-  VectorOf<float, P> result;
-  repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
-    result.part[2 * i] = _mm512_permutex2var_ps(value.part[2 * i], even, value.part[2 * i + 1]);
-    result.part[2 * i + 1] = _mm512_permutex2var_ps(value.part[2 * i], odd, value.part[2 * i + 1]);
-  });
-  return result;
-}
-template <int P>
-VAE_FUSED_INLINE VectorOf<float, P> in_memory_order(const VectorOf<float, P>& value) {
-  const __m512i first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i second = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+VAE_FUSED_INLINE VectorOf<float, P> permuted_pairs(const VectorOf<float, P>& value, __m512i first, __m512i second) {
   VectorOf<float, P> result;
   repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
     result.part[2 * i] = _mm512_permutex2var_ps(value.part[2 * i], first, value.part[2 * i + 1]);
     result.part[2 * i + 1] = _mm512_permutex2var_ps(value.part[2 * i], second, value.part[2 * i + 1]);
   });
   return result;
+}
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> in_even_odd_order(const VectorOf<float, P>& value) {
+  return permuted_pairs(value, _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0),
+                        _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1));
+}
+template <int P>
+VAE_FUSED_INLINE VectorOf<float, P> in_memory_order(const VectorOf<float, P>& value) {
+  return permuted_pairs(value, _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0),
+                        _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8));
 }
 
 // words(i) are the 32 halves of pair i.

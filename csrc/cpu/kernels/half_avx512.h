@@ -63,12 +63,11 @@ VAE_FUSED_INLINE VectorOf<float, P> in_memory_order(const VectorOf<float, P>& va
                         _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8));
 }
 
-// words(i) are the 32 halves of pair i.
-template <int P, class Words>
-VAE_FUSED_INLINE VectorOf<float, P> widened_even_odd(Words words) {
+template <int P, class HalvesOfPair>
+VAE_FUSED_INLINE VectorOf<float, P> widened_even_odd(HalvesOfPair halves_of_pair) {
   VectorOf<float, P> result;
   repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
-    const __m512i halves = words(i);
+    const __m512i halves = halves_of_pair(i);
     result.part[2 * i] = _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
     result.part[2 * i + 1] = _mm512_castsi512_ps(_mm512_and_epi32(halves, _mm512_set1_epi32(0xffff0000)));
   });

@@ -122,7 +122,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Loads the vae_fused operators into torch.ops.vae_fused.";
   m.def(
       "cpu_capability", [] { return vae_fused::kernels().capability; },
-      "The instruction set of the CPU kernels in use: avx512_bf16, avx512, avx2 or baseline.");
+      "The instruction set of the CPU kernels in use: avx512, avx2 or baseline.");
   m.def("pooled_bytes", &vae_fused::pooled_bytes, "Bytes of CPU memory kept for later results.");
   m.def("release_pool", &vae_fused::release_pool, "Frees them; returns how many there were.");
 }

@@ -127,14 +127,6 @@ def test_avx2_and_avx512_are_equal_to_the_bit_in_float64(results):
             assert torch.equal(best, results["avx2"][kind][name]), name
 
 
-def test_the_instruction_that_rounds_to_bfloat16_changes_no_bit(results):
-    if "avx512_bf16" not in results:
-        pytest.skip("this processor has no AVX-512 BF16, or the environment asks for one instruction set")
-    for dtype in DTYPES:
-        for name, with_instruction in results["avx512_bf16"][dtype].items():
-            assert torch.equal(with_instruction, results["avx512"][dtype][name]), (dtype, name)
-
-
 def test_every_term_and_form_agrees_in_float64(results):
     for name, best in results[BEST]["everything in float64"].items():
         _, rest = others(results, "everything in float64", name)

@@ -58,7 +58,7 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dictionary with ``version`` (of vae_fused), ``extension`` (whether there are compiled kernels), ``torch``
         and ``cuda`` (versions built against, ``None`` without), ``cuda_architectures`` (list), ``cpu_capability``
-        (``"avx512_bf16"``, ``"avx512"``, ``"avx2"``, ``"baseline"`` or ``None``), ``running_torch`` and ``python``.
+        (``"avx512"``, ``"avx2"``, ``"baseline"`` or ``None``), ``running_torch`` and ``python``.
 
     Example:
         >>> build_info()["cpu_capability"]  # doctest: +SKIP

@@ -16,15 +16,13 @@ from pathlib import Path
 # for a few percent at most.
 _VECTORIZED = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-_AVX512 = ["-O3", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2]
 
 # In link order, the most modest first: of an inline function that several objects define (a template of the standard
 # library, say) the linker keeps the first, which every processor can run.
 INSTRUCTION_SETS = {
     "baseline": _VECTORIZED,
     "avx2": [*_VECTORIZED, *_AVX2],
-    "avx512": _AVX512,
-    "avx512_bf16": ["-mavx512bf16", *_AVX512],
+    "avx512": ["-O3", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *_AVX2],
 }
 
 # No contraction, so that every instruction set rounds where the source says so. The other two let the compiler

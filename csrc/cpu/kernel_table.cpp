@@ -18,7 +18,6 @@ std::vector<const KernelTable*> available() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx2 && avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512_bf16::kTable);
   if (avx2 && avx512) tables.push_back(&avx512::kTable);
   if (avx2) tables.push_back(&avx2::kTable);
 #endif

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import vae_fused as vf
 
-CAPABILITIES = ("baseline", "avx2", "avx512", "avx512_bf16")
+CAPABILITIES = ("baseline", "avx2", "avx512")
 BEST = vf.build_info()["cpu_capability"]
 
 # "python -c" puts the working directory on the path; in the root of the source it would find the package unbuilt.

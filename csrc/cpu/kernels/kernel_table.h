@@ -21,9 +21,6 @@ struct KernelTable {
   TileKernel<ReconstructionTermParams>* reconstruction_term;  // any term
 };
 
-namespace avx512_bf16 {
-extern const KernelTable kTable;
-}
 namespace avx512 {
 extern const KernelTable kTable;
 }
@@ -34,8 +31,7 @@ namespace baseline {
 extern const KernelTable kTable;
 }
 
-// The best that this processor has, or what VAE_FUSED_CPU_CAPABILITY (avx512_bf16, avx512, avx2, baseline) asks for.
-// Chosen once.
+// The best that this processor has, or what VAE_FUSED_CPU_CAPABILITY (avx512, avx2, baseline) asks for. Chosen once.
 const KernelTable& kernels();
 
 }  // namespace vae_fused

@@ -108,10 +108,6 @@ static void kl_divergence_of(const KLDivergenceParams& p, const TilePlan& plan, 
 }
 
 void kl_divergence(const KLDivergenceParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if constexpr (kExtendsAvx512) {
-    const bool narrows = any_bfloat16(p.grad_mu, p.grad_logvar, p.grad_prior_mu, p.grad_prior_logvar);
-    if (p.wide || p.transforms() || !narrows) return avx512::kTable.kl_divergence(p, plan, first, last);
-  }
   with_arithmetic(p, [&](auto number, auto transforms) VAE_FUSED_LAMBDA {
     kl_divergence_of<decltype(number), decltype(transforms)::value>(p, plan, first, last);
   });

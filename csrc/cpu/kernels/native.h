@@ -11,10 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512BF16__)
-#define VAE_FUSED_ISA avx512_bf16
-#define VAE_FUSED_NATIVE_LANES 16
-#elif defined(__AVX512F__)
+#if defined(__AVX512F__)
 #define VAE_FUSED_ISA avx512
 #define VAE_FUSED_NATIVE_LANES 16
 #elif defined(__AVX2__)

@@ -39,11 +39,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
 }
 
 void reconstruction(const ReconstructionParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if constexpr (kExtendsAvx512) {
-    if (p.wide || !any_bfloat16(p.grad_recon, p.grad_target))
-      return avx512::kTable.reconstruction(p, plan, first, last);
-    reconstruction_tiles<float>(p, plan, first, last);
-  } else if (p.wide) {
+  if (p.wide) {
     reconstruction_tiles<double>(p, plan, first, last);
   } else {
     reconstruction_tiles<float>(p, plan, first, last);

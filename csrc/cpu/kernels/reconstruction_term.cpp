@@ -76,25 +76,11 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
   if (p.streamed) order_streamed_stores();
 }
 
-static void reconstruction_term_of_floats(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first,
-                                          int64_t last) {
+void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first, int64_t last) {
+  if (params.data.wide) return reconstruction_term_tiles<double, TermOf<AnyTerm>>(params, plan, first, last);
   with_term(params.settings.formula, [&](auto term) VAE_FUSED_LAMBDA {
     reconstruction_term_tiles<float, decltype(term)>(params, plan, first, last);
   });
-}
-
-void reconstruction_term(const ReconstructionTermParams& params, const TilePlan& plan, int64_t first, int64_t last) {
-  const ReconstructionParams& data = params.data;
-  if constexpr (kExtendsAvx512) {
-    if (data.wide || !any_bfloat16(data.grad_recon, data.grad_target, params.grad_log_sigma)) {
-      return avx512::kTable.reconstruction_term(params, plan, first, last);
-    }
-    reconstruction_term_of_floats(params, plan, first, last);
-  } else if (data.wide) {
-    reconstruction_term_tiles<double, TermOf<AnyTerm>>(params, plan, first, last);
-  } else {
-    reconstruction_term_of_floats(params, plan, first, last);
-  }
 }
 
 }  // namespace VAE_FUSED_ISA

@@ -67,10 +67,6 @@ static void reparameterize_of(const ReparameterizeParams& p, const TilePlan& pla
 }
 
 void reparameterize(const ReparameterizeParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if constexpr (kExtendsAvx512) {
-    const bool narrows = any_bfloat16(p.z);
-    if (p.wide || p.transforms() || !narrows) return avx512::kTable.reparameterize(p, plan, first, last);
-  }
   with_arithmetic(p, [&](auto number, auto transforms) VAE_FUSED_LAMBDA {
     reparameterize_of<decltype(number), decltype(transforms)::value>(p, plan, first, last);
   });

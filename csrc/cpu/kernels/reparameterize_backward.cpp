@@ -119,10 +119,6 @@ static void reparameterize_backward_of(const ReparameterizeBackwardParams& p, co
 }
 
 void reparameterize_backward(const ReparameterizeBackwardParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if constexpr (kExtendsAvx512) {
-    const bool narrows = any_bfloat16(p.grad_mu, p.grad_logvar);
-    if (p.wide || p.transforms() || !narrows) return avx512::kTable.reparameterize_backward(p, plan, first, last);
-  }
   with_arithmetic(p, [&](auto number, auto transforms) VAE_FUSED_LAMBDA {
     reparameterize_backward_of<decltype(number), decltype(transforms)::value>(p, plan, first, last);
   });

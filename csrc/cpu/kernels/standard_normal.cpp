@@ -25,9 +25,7 @@ static void standard_normal_tiles(const StandardNormalParams& p, const TilePlan&
 }
 
 void standard_normal(const StandardNormalParams& p, const TilePlan& plan, int64_t first, int64_t last) {
-  if constexpr (kExtendsAvx512) {
-    avx512::kTable.standard_normal(p, plan, first, last);
-  } else if (p.type == ElementType::kDouble) {
+  if (p.type == ElementType::kDouble) {
     standard_normal_tiles<double>(p, plan, first, last);
   } else {
     standard_normal_tiles<float>(p, plan, first, last);

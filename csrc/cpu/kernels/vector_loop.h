@@ -148,10 +148,8 @@ VAE_FUSED_INLINE void for_each_vector(int count, AskedTypes, Stages... stages) {
 template <class T, class... Stages>
 VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Stages... stages) {
   if constexpr (std::is_same_v<T, float> && kNativeLanes == 16) {
-    if constexpr (!kExtendsAvx512) {
-      if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, stages...);
-      if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, stages...);
-    }
+    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, stages...);
+    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, stages...);
     if (even_odd<T>(types)) return for_each_vector_of<T, BFloat16>(count, stages...);
   }
   for_each_vector<T>(count, AskedTypes{}, stages...);

@@ -11,8 +11,9 @@ from helpers.inputs import cancelling_terms, images, key_of, keys_of, latents
 
 import vae_fused as vf
 
-# Around whole vectors, runs of noise and tiles; of 20 elements a tile has several items.
-SIZES = [1, 2, 3, 20, 31, 32, 33, 63, 64, 65, 95, 97, 511, 513, 1000, 1023, 1024, 1025, 1057, 2070]
+# Around whole vectors, runs of noise and tiles. Of items of up to 512 elements a tile has several, and a pair of
+# registers, 32 elements, has one item alone or not.
+SIZES = [1, 2, 3, 20, 31, 32, 33, 48, 63, 64, 65, 95, 96, 97, 511, 512, 513, 1000, 1023, 1024, 1025, 1057, 2070]
 ITEMS = 3
 on_sizes = pytest.mark.parametrize("size", SIZES)
 

@@ -20,6 +20,9 @@ struct alignas(64) ElementBuffer {
   T values[kTile + VectorOf<T, kMostParts<T>>::kCount];
 };
 
+// Whether a pair of registers, with the even elements in one and the odd ones in the other, never has two items.
+VAE_FUSED_INLINE bool pairs_of_one_item(const TilePlan& plan) { return plan.item_numel % (2 * kNativeLanes) == 0; }
+
 enum class Summed { kValues, kSquares };
 
 // The sums of the items, or of their pieces: every one in the order of its own elements.
@@ -31,13 +34,13 @@ class ItemSums {
  public:
   // The buffer is apart, or the compiler would keep the sums beside it in memory.
   VAE_FUSED_HOST_DEVICE ItemSums(const TilePlan& plan, ElementBuffer<T>& buffer)
-      : elements_(plan.items_per_tile > 1 ? buffer.values : nullptr) {}
+      : elements_(plan.items_per_tile > 1 ? buffer.values : nullptr), by_pairs_(pairs_of_one_item(plan)) {}
 
   template <class Lanes>
   VAE_FUSED_HOST_DEVICE void add(int at, const VectorIn<T, Lanes>& value, Lanes lanes) {
     using Vector = VectorIn<T, Lanes>;
     if (elements_ != nullptr) {
-      store(elements_ + at, value, whole(lanes));
+      by_pairs_ ? store(elements_ + at, value) : store(elements_ + at, value, whole(lanes));
       return;
     }
     Vector last;
@@ -56,18 +59,19 @@ class ItemSums {
   // After the loop over tiles of these types; partials [items, pieces].
   VAE_FUSED_HOST_DEVICE void write(const TilePlan& plan, int64_t tile, const TileRange& range, auto types,
                                    double* partials) {
+    if constexpr (kHasEvenOdd<T>) {
+      if (even_odd<T>(types)) return write_even_odd(plan, tile, range, partials);
+    }
     if (elements_ == nullptr) {
-      if constexpr (kHasEvenOdd<T>) {
-        if (even_odd<T>(types)) {
-          add_to<true>(sum_, last_);
-          partials[tile] = sum_.total_of_even_odd();
-          return;
-        }
-      }
       add_to<false>(sum_, last_);
       partials[tile] = sum_.total();
       return;
     }
+    write_items(plan, tile, range, partials);
+  }
+
+ private:
+  VAE_FUSED_HOST_DEVICE void write_items(const TilePlan& plan, int64_t tile, const TileRange& range, double* partials) {
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       SumOf<T> sum;
       const T* elements = elements_ + segment.start;
@@ -80,7 +84,23 @@ class ItemSums {
     });
   }
 
- private:
+  VAE_FUSED_HOST_DEVICE void write_even_odd(const TilePlan& plan, int64_t tile, const TileRange& range,
+                                            double* partials) {
+    if (elements_ == nullptr) {
+      add_to<true>(sum_, last_);
+      partials[tile] = sum_.total_of_even_odd();
+      return;
+    }
+    if (!by_pairs_) return write_items(plan, tile, range, partials);
+    for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
+      SumOf<T> sum;
+      for (int i = 0; i < segment.count; i += 2 * kNativeLanes) {
+        add_to<true>(sum, load<T, 2>(elements_ + segment.start + i));
+      }
+      partials[segment.partial] = sum.total_of_even_odd();
+    });
+  }
+
   template <bool kEvenOdd, int P>
   VAE_FUSED_HOST_DEVICE static void add_to(SumOf<T>& sum, const VectorOf<T, P>& value) {
     if constexpr (kSummed == Summed::kSquares) {
@@ -91,6 +111,7 @@ class ItemSums {
   }
 
   T* const elements_;  // of several items, or null
+  const bool by_pairs_;
   SumOf<T> sum_;
   VectorOf<T, kMostParts<T>> last_{T(0)};  // registers that a loop does without stay 0
 };
@@ -109,7 +130,8 @@ class ItemWeights {
   VAE_FUSED_HOST_DEVICE ItemWeights(const Weight& weight, const TilePlan& plan, int64_t tile, const TileRange& range,
                                     ElementBuffer<T>& buffer)
       : of_all_(static_cast<T>(weight_of(weight, range.item))),
-        elements_(plan.items_per_tile > 1 && weight.values != nullptr && weight.stride != 0 ? buffer.values : nullptr) {
+        elements_(plan.items_per_tile > 1 && weight.values != nullptr && weight.stride != 0 ? buffer.values : nullptr),
+        by_pairs_(pairs_of_one_item(plan)) {
     if (elements_ == nullptr) return;
     for_each_segment(plan, tile, range, [&](const Segment& segment) VAE_FUSED_LAMBDA {
       const VectorOf<T, kPartsOfItem<T>> of_item(static_cast<T>(weight_of(weight, segment.item)));
@@ -121,12 +143,14 @@ class ItemWeights {
   template <class Lanes>
   VAE_FUSED_HOST_DEVICE VectorIn<T, Lanes> operator()(int at, Lanes lanes) const {
     if (elements_ == nullptr) return VectorIn<T, Lanes>(of_all_);
-    return load(static_cast<const T*>(elements_) + at, whole(lanes));
+    const T* elements = elements_ + at;
+    return by_pairs_ ? load<T, Lanes::kRegisters>(elements) : load(elements, whole(lanes));
   }
 
  private:
   const T of_all_;
   T* const elements_;  // where the items differ, or null
+  const bool by_pairs_;
 };
 
 }  // namespace VAE_FUSED_ISA

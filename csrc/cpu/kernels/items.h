@@ -110,8 +110,8 @@ class ItemSums {
     }
   }
 
-  T* const elements_;  // of several items, or null
-  const bool by_pairs_;
+  T* const elements_;    // of several items, or null
+  const bool by_pairs_;  // even and odd elements stay apart in them
   SumOf<T> sum_;
   VectorOf<T, kMostParts<T>> last_{T(0)};  // registers that a loop does without stay 0
 };
@@ -149,8 +149,8 @@ class ItemWeights {
 
  private:
   const T of_all_;
-  T* const elements_;  // where the items differ, or null
-  const bool by_pairs_;
+  T* const elements_;    // where the items differ, or null
+  const bool by_pairs_;  // the same weight in both registers
 };
 
 }  // namespace VAE_FUSED_ISA

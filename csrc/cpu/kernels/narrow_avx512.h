@@ -23,8 +23,8 @@ VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const Half*
   return result;
 }
 
-// A constant that looks like a variable. The compiler takes constants for cheap and makes them anew in every turn of a
-// loop, where a shuffle could go.
+// A constant that looks like a variable, so that it stays in its register: GCC else makes it anew in every turn of a
+// loop, by an operation that takes the place of a shuffle.
 VAE_FUSED_INLINE __m512i in_register(__m512i constant) {
   asm("" : "+v"(constant));
   return constant;
@@ -67,7 +67,7 @@ VAE_FUSED_INLINE __m512i rounded_to_bfloat16_or_nan(NativeFloat low, NativeFloat
 // NaN, which is rare, is looked for in all registers at once.
 template <int P>
 VAE_FUSED_INLINE Narrowed<P> rounded_to_bfloat16(const VectorOf<float, P>& value) {
-  static_assert(P == 2 || P == 4);
+  static_assert(P == 2 || P == 4);  // as one test takes two masks
   Narrowed<P> result;
   __mmask16 nan[P / 2];
   repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
@@ -82,7 +82,7 @@ VAE_FUSED_INLINE Narrowed<P> rounded_to_bfloat16(const VectorOf<float, P>& value
   return result;
 }
 
-// Halves of words in turn become all lower ones before all upper ones.
+// In order: what came from the first register of a pair before what came from the second.
 template <int P>
 VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const BFloat16*) {
   const __m512i lower_first = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -33,7 +34,7 @@ size_t limit_from_environment() {
   const long long mib = std::strtoll(text, &end, 10);
   TORCH_CHECK_VALUE(*end == '\0' && mib >= 0, "VAE_FUSED_POOL_MIB must be a number of MiB, 0 or more, got '", text,
                     "'");
-  return static_cast<size_t>(mib) << 20;
+  return std::min(static_cast<size_t>(mib), std::numeric_limits<size_t>::max() >> 20) << 20;
 }
 
 // Memory aligned to huge pages, and made of them where the system allows it: one fault maps 2 MiB instead of 4 KiB.

@@ -165,17 +165,17 @@ OTHER = [
     Case(
         {"other": vf.DiagonalGaussian(zeros(3, 4).double())},
         TypeError,
-        "other must have the dtype of mu, torch.float32, got torch.float64",
+        "other must have the dtype of the mean, torch.float32, got torch.float64",
     ),
     Case(
         {"other": vf.DiagonalGaussian(zeros(3, 6))},
         ValueError,
-        "other must be broadcastable to the shape of mu, [3, 2], got [3, 3]",
+        "other must be broadcastable to the shape of the mean, [3, 2], got [3, 3]",
     ),
     Case(
         {"other": vf.DiagonalGaussian(zeros(3, 4, device="meta"))},
         ValueError,
-        "other must be on the device of mu, cpu, got meta",
+        "other must be on the device of the mean, cpu, got meta",
     ),
 ]
 

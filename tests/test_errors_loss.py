@@ -169,6 +169,17 @@ def test_elbo_loss_of_latents_that_are_no_tensors(api, case):
     assert_refused(api.elbo_loss, {**data(), **pair()}, case)
 
 
+def test_return_terms_is_a_bool():
+    message = "return_terms must be a bool, got str"
+    arguments = {**data(), **pair()}
+    shaped = vf.FusedELBOLoss(kl_shaping=vf.FreeBits(0.5))
+    layer = {"hidden": torch.ones(3, 2), "weight": torch.ones(5, 2), "bias": None, "target": torch.ones(3, 5), **pair()}
+    case = Case({"return_terms": "no"}, TypeError, message)
+    for function in (vf.elbo_loss, vf.FusedELBOLoss(), shaped):
+        assert_refused(function, arguments, case)
+    assert_refused(vf.linear_elbo_loss, layer, case)
+
+
 @BOTH
 @named(GIVEN_KL)
 def test_elbo_loss_with_given_kl(api, case):

@@ -66,6 +66,17 @@ def test_gradients_of_items_by_transforms(device, shaping, reduction):
         torch.testing.assert_close(found[item], expected)
 
 
+def test_the_shaping_may_be_set_later():
+    operands = (*images((4, 7)), *latents((4, 3)))
+    criterion = vf.FusedELBOLoss()
+    for shaping in (vf.FreeBits(0.4), [vf.FreeBits(0.4), vf.Capacity(2.0)], None):
+        criterion.kl_shaping = shaping
+        assert torch.equal(criterion(*operands), vf.FusedELBOLoss(kl_shaping=shaping)(*operands))
+    with pytest.raises(TypeError, match="kl_shaping must be FreeBits, Capacity or a sequence"):
+        criterion.kl_shaping = 0.5
+    assert criterion.kl_shaping == ()
+
+
 def test_copies_and_repr():
     criterion = vf.FusedELBOLoss(beta=0.5, kl_shaping=[vf.FreeBits(0.5, per="group"), vf.Capacity(25.0)])
     assert repr(criterion) == (

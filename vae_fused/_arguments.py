@@ -14,13 +14,14 @@ from torch import Tensor
 from vae_fused._checks import (
     FLOATING_DTYPES,
     check_batched,
+    check_bool,
     check_choice,
     check_count,
+    check_dense,
     check_expands,
     check_floating,
     check_number,
     check_same_device,
-    check_tensor,
     shape_of,
     type_name,
 )
@@ -37,7 +38,7 @@ def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:
 def check_latent_pair(mu: Tensor, logvar: Tensor) -> None:
     """Raise unless mu and logvar are one posterior: same shape, dtype and device, with a batch dimension."""
     check_batched("mu", mu)
-    check_tensor("logvar", logvar)
+    check_dense("logvar", logvar)
     if logvar.dtype != mu.dtype:
         raise TypeError(f"logvar must have the dtype of mu, {mu.dtype}, got {logvar.dtype}")
     if logvar.shape != mu.shape:
@@ -45,20 +46,23 @@ def check_latent_pair(mu: Tensor, logvar: Tensor) -> None:
     check_same_device("logvar", logvar, "mu", mu)
 
 
-def check_prior(name: str, prior: Tensor | None, mu: Tensor) -> None:
-    """Raise unless the prior parameter is absent or expands to the shape of mu with its dtype and device."""
+def check_prior(name: str, prior: Tensor | None, mu: Tensor, mu_name: str = "mu") -> None:
+    """Raise unless the prior parameter is absent or expands to the shape of mu with its dtype and device.
+
+    ``mu_name`` is what the caller calls ``mu``.
+    """
     if prior is None:
         return
-    check_tensor(name, prior)
+    check_dense(name, prior)
     if prior.dtype != mu.dtype:
-        raise TypeError(f"{name} must have the dtype of mu, {mu.dtype}, got {prior.dtype}")
-    check_same_device(name, prior, "mu", mu)
-    check_expands(name, prior, "mu", mu)
+        raise TypeError(f"{name} must have the dtype of {mu_name}, {mu.dtype}, got {prior.dtype}")
+    check_same_device(name, prior, mu_name, mu)
+    check_expands(name, prior, mu_name, mu)
 
 
 def check_key(key: Tensor) -> None:
     """Raise unless ``key`` is a uint64 tensor whose last dimension holds (seed, offset)."""
-    check_tensor("key", key)
+    check_dense("key", key)
     if key.dtype != torch.uint64:
         raise TypeError(f"key must be uint64, got {key.dtype}")
     if key.dim() not in (1, 2) or key.shape[-1] != 2:
@@ -112,7 +116,7 @@ def check_target_shape(recon: Tensor, target: Tensor) -> None:
 def check_reconstruction(recon: Tensor, target: Tensor) -> None:
     """Raise unless recon is floating and batched, and target fits it: the same shape and device, floating or uint8."""
     check_batched("recon", recon)
-    check_tensor("target", target)
+    check_dense("target", target)
     if target.dtype not in (torch.uint8, *FLOATING_DTYPES):
         raise TypeError(f"target must be uint8, float16, bfloat16, float32 or float64, got {target.dtype}")
     check_target_shape(recon, target)
@@ -131,8 +135,7 @@ def check_target_scale(target: Tensor, scale: float, shift: float) -> None:
 
 def check_inplace(inplace: bool, reduction: str) -> None:
     """Raise unless ``inplace`` is a bool, and leaves a gradient that one number can correct where it is True."""
-    if not isinstance(inplace, bool):
-        raise TypeError(f"inplace must be a bool, got {type(inplace).__name__}")
+    check_bool("inplace", inplace)
     if inplace and reduction == "sample":
         raise ValueError(
             "reduction must not be sample with inplace=True: each item has an incoming gradient of its own, "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vae_fused._arguments import REDUCTIONS, check_beta, check_kl_source
-from vae_fused._checks import check_choice, check_count, check_floating, check_same_device, check_tensor
+from vae_fused._checks import check_choice, check_count, check_dense, check_floating, check_same_device
 
 LINEAR_RECON_LOSSES = ("mse",)
 
@@ -21,12 +21,12 @@ def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Te
     check_floating("hidden", hidden)
     if hidden.dim() < 2:
         raise ValueError(f"hidden must have shape [batch, ..., in_features], got {list(hidden.shape)}")
-    check_tensor("weight", weight)
+    check_dense("weight", weight)
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
         raise ValueError(f"weight must have shape [out_features, {hidden.shape[-1]}], got {list(weight.shape)}")
     _check_parameter("weight", weight, hidden)
     if bias is not None:
-        check_tensor("bias", bias)
+        check_dense("bias", bias)
         if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
             raise ValueError(f"bias must have shape [{weight.shape[0]}], got {list(bias.shape)}")
         _check_parameter("bias", bias, hidden)

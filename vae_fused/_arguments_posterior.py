@@ -14,10 +14,10 @@ from torch import Tensor
 from vae_fused._checks import (
     FLOATING_DTYPES,
     check_choice,
+    check_dense,
     check_expands,
     check_number,
     check_same_device,
-    check_tensor,
     type_name,
 )
 
@@ -77,7 +77,7 @@ def check_mask(mask: Tensor | None, mu: Tensor) -> None:
     """Raise unless the mask is absent, or bool or floating and expands to the shape of mu, without a gradient."""
     if mask is None:
         return
-    check_tensor("mask", mask)
+    check_dense("mask", mask)
     if mask.dtype not in (torch.bool, *FLOATING_DTYPES):
         raise TypeError(f"mask must be bool, float16, bfloat16, float32 or float64, got {mask.dtype}")
     check_same_device("mask", mask, "mu", mu)

@@ -13,12 +13,13 @@ from torch import Tensor
 from vae_fused._arguments import RECON_LOSSES
 from vae_fused._checks import (
     FLOATING_DTYPES,
+    check_bool,
     check_choice,
+    check_dense,
     check_expands,
     check_floating,
     check_number,
     check_same_device,
-    check_tensor,
     type_name,
 )
 
@@ -37,7 +38,7 @@ def check_weight(weight: Tensor | None, recon: Tensor) -> None:
     """Raise unless ``weight`` is absent, or a constant floating or bool tensor that expands to the shape of recon."""
     if weight is None:
         return
-    check_tensor("weight", weight)
+    check_dense("weight", weight)
     if weight.dtype not in (torch.bool, *FLOATING_DTYPES):
         raise TypeError(f"weight must be bool, float16, bfloat16, float32 or float64, got {weight.dtype}")
     if weight.requires_grad:
@@ -72,8 +73,7 @@ def check_log_sigma(log_sigma: LogSigma, recon_loss: str, floor: float | None) -
 def check_settings(recon_loss: str, recon_weight: float, full: bool, smooth_l1_beta: float) -> None:
     """Raise unless the settings are numbers that ``recon_loss`` has a use for."""
     check_number("recon_weight", recon_weight)
-    if not isinstance(full, bool):
-        raise TypeError(f"full must be a bool, got {type(full).__name__}")
+    check_bool("full", full)
     if full and recon_loss not in HAVE_SIGMA:
         raise ValueError(
             f"full adds the constant of gaussian_nll or laplace_nll, which recon_loss={recon_loss!r} does not have"

@@ -29,9 +29,16 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a tensor, got {type_name(value)}")
 
 
+def check_dense(name: str, value: Tensor) -> None:
+    """Raise ``TypeError`` unless ``value`` is a dense tensor: one with strides."""
+    check_tensor(name, value)
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}")
+
+
 def check_floating(name: str, value: Tensor) -> None:
     """Raise ``TypeError`` unless ``value`` is a tensor of one of the four supported floating dtypes."""
-    check_tensor(name, value)
+    check_dense(name, value)
     if value.dtype not in FLOATING_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
 
@@ -62,6 +69,12 @@ def check_number(name: str, value: object) -> None:
     """Raise ``TypeError`` unless ``value`` is a real number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {type_name(value)}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type_name(value)}")
 
 
 def check_count(name: str, value: object, smallest: int = 1, *, optional: bool = False) -> None:

@@ -76,8 +76,7 @@ class DiagonalGaussian:
         checks.check_tensor("moments", moments)
         low, high = clamp_bounds(logvar_clamp)
         check_moments("moments", moments, dim, low, high)
-        if not isinstance(deterministic, bool):
-            raise TypeError(f"deterministic must be a bool, got {type(deterministic).__name__}")
+        checks.check_bool("deterministic", deterministic)
         self.parameters = moments
         self.dim = dim % moments.dim()
         self.deterministic = deterministic
@@ -172,7 +171,7 @@ class DiagonalGaussian:
         if other is not None:
             if not isinstance(other, DiagonalGaussian):
                 raise TypeError(f"other must be a DiagonalGaussian, got {type(other).__name__}")
-            arguments.check_prior("other", other.mean, self.mean)
+            arguments.check_prior("other", other.mean, self.mean, "the mean")
         if self.deterministic or (other is not None and other.deterministic):
             value = 0.0 if self.deterministic else math.inf
             return moments.new_full(moments.shape[:1], value, dtype=accumulation_dtype(moments.dtype))

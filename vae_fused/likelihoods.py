@@ -126,8 +126,7 @@ class BernoulliLikelihood:
     logits: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.logits, bool):
-            raise TypeError(f"logits must be a bool, got {type(self.logits).__name__}")
+        checks.check_bool("logits", self.logits)
 
     def __call__(self, recon: Tensor, target: Tensor) -> Tensor:
         """Log p(x | z), ``[N]``, float32 (float64 if an operand is), differentiable in both.

@@ -65,8 +65,7 @@ class FusedLinearELBOLoss(ObjectiveModule):
         super().__init__(beta, recon_loss, reduction)
         checks.check_count("in_features", in_features, 0)
         checks.check_count("out_features", out_features, 0)
-        if not isinstance(bias, bool):
-            raise TypeError(f"bias must be a bool, got {checks.type_name(bias)}")
+        checks.check_bool("bias", bias)
         checks.check_count("chunk", chunk, optional=True)
         if dtype is not None and dtype not in checks.FLOATING_DTYPES:
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")

@@ -122,6 +122,7 @@ def linear_elbo_loss(
     Source: Kingma and Welling 2013 (arXiv:1312.6114), equation 10.
     """
     checks.check_tensor("hidden", hidden)
+    checks.check_bool("return_terms", return_terms)
     if not calls_operators(hidden):
         return reference.linear_elbo_loss(
             hidden,

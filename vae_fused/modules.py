@@ -136,7 +136,7 @@ class FusedELBOLoss(ObjectiveModule):
             self.register_buffer("log_sigma", log_sigma)
         else:
             self.log_sigma = log_sigma
-        self.kl_shaping = () if kl_shaping is None else as_shapings("kl_shaping", kl_shaping)
+        self.kl_shaping = kl_shaping
 
     @staticmethod
     def like(
@@ -168,6 +168,15 @@ class FusedELBOLoss(ObjectiveModule):
         from vae_fused import presets  # which is built upon this module
 
         return presets.like(name, beta=beta, recon_loss=recon_loss, **settings)
+
+    @property
+    def kl_shaping(self) -> tuple[KLShaping, ...]:
+        """The shapings from left to right, none where the KL is taken as it is; may be set as in the constructor."""
+        return self._kl_shaping
+
+    @kl_shaping.setter
+    def kl_shaping(self, value: KLShaping | Sequence[KLShaping] | None) -> None:
+        self._kl_shaping = () if value is None else as_shapings("kl_shaping", value)
 
     def _weights(self, recon: Tensor, mu: Tensor | None) -> tuple[float, Tensor]:
         """The factors of the reconstruction and of the KL that the kernel is given."""
@@ -244,8 +253,9 @@ class FusedELBOLoss(ObjectiveModule):
             "smooth_l1_beta": self.smooth_l1_beta,
             "log_sigma_floor": self.log_sigma_floor,
         }
-        if self.kl_shaping:
-            terms = shaped_elbo_loss(recon, target, mu, logvar, kl=kl, shaping=self.kl_shaping, **settings)
+        if self._kl_shaping:
+            checks.check_bool("return_terms", return_terms)
+            terms = shaped_elbo_loss(recon, target, mu, logvar, kl=kl, shaping=self._kl_shaping, **settings)
             return terms if return_terms else terms.loss
         return functional.elbo_loss(recon, target, mu, logvar, kl=kl, return_terms=return_terms, **settings)
 
@@ -259,6 +269,6 @@ class FusedELBOLoss(ObjectiveModule):
         for name, default in (("recon_weight", 1), ("full", False), ("smooth_l1_beta", 1), ("log_sigma_floor", None)):
             if getattr(self, name) != default:
                 settings += f", {name}={getattr(self, name)}"
-        if self.kl_shaping:
+        if self._kl_shaping:
             settings += f", kl_shaping={list(self.kl_shaping)}"
         return f"{settings}, inplace=True" if self.inplace else settings

@@ -179,6 +179,8 @@ def elbo_loss(
     """
     checks.check_tensor("recon", recon)
     checks.check_tensor("target", target)
+    if return_terms is not False:
+        checks.check_bool("return_terms", return_terms)
     if not calls_operators(recon):
         return otherwise(recon).elbo_loss(
             recon,

@@ -77,8 +77,7 @@ class VAE(nn.Module):
                 raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
         checks.check_count("latent_dim", latent_dim)
         checks.check_count("feature_dim", feature_dim, optional=True)
-        if not isinstance(fused_output_layer, bool):
-            raise TypeError(f"fused_output_layer must be a bool, got {type(fused_output_layer).__name__}")
+        checks.check_bool("fused_output_layer", fused_output_layer)
         if fused_output_layer:
             split_decoder(decoder)
         self.fused_output_layer = fused_output_layer

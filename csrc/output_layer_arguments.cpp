@@ -1,8 +1,17 @@
 #include "output_layer_arguments.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "checks.h"
 
 namespace vae_fused {
+namespace {
+
+// Those that have no operands but the reconstruction, which may be any number, and the target.
+constexpr std::string_view kTerms[] = {"mse", "l1", "smooth_l1", "bce_with_logits"};
+
+}  // namespace
 
 void check_output_layer(const OutputLayerArguments& a) {
   const Tensor &hidden = a.hidden, &weight = a.weight;
@@ -26,7 +35,8 @@ void check_output_layer(const OutputLayerArguments& a) {
   TORCH_CHECK_VALUE(a.target.sizes() == at::IntArrayRef(shape), "target must have the shape of the reconstruction, ",
                     at::IntArrayRef(shape), ", got ", a.target.sizes());
   check_same_device("target", a.target, "hidden", hidden);
-  TORCH_CHECK_VALUE(a.recon_loss == "mse", "recon_loss must be one of mse, got '", a.recon_loss, "'");
+  TORCH_CHECK_VALUE(std::find(std::begin(kTerms), std::end(kTerms), a.recon_loss) != std::end(kTerms),
+                    "recon_loss must be one of mse, l1, smooth_l1, bce_with_logits, got '", a.recon_loss, "'");
   TORCH_CHECK_VALUE(!a.chunk || *a.chunk >= 1, "chunk must be at least 1, got ", a.chunk.value_or(1));
 }
 

@@ -9,6 +9,7 @@ from helpers.output_layer import NAMES, copies, gradients, in_two_steps, operand
 from helpers.tolerances import HALF_TYPES, assert_as_good_as_eager
 
 import vae_fused as vf
+from vae_fused._arguments_linear import LINEAR_RECON_LOSSES
 
 REDUCTIONS = eager.REDUCTIONS
 ROWS = [(6,), (3, 4), (2, 3, 2)]
@@ -38,6 +39,18 @@ def assert_equal(leaves, expected_leaves=None, settings=None, **ours):
 @pytest.mark.parametrize("chunk", [None, 1, 2, 5, 100])
 def test_equals_the_layer_and_the_loss(device, rows, reduction, chunk):
     assert_equal(operands(rows, device=device), settings={"reduction": reduction, "beta": 0.7}, chunk=chunk)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+@pytest.mark.parametrize("recon_loss", LINEAR_RECON_LOSSES)
+def test_every_term(device, rows, recon_loss, reduction):
+    leaves = operands(rows, device=device)
+    settings = {"recon_loss": recon_loss, "reduction": reduction, "beta": 0.7}
+    assert_equal(leaves, settings=settings, chunk=5)
+    with torch.no_grad():
+        leaves["target"].copy_(torch.rand_like(leaves["target"]))  # as of cross entropy
+    assert_equal(leaves, settings=settings, chunk=5)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sample"])
@@ -108,15 +121,17 @@ def test_empty_dimensions(device, rows, features, reduction):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", [*HALF_TYPES, torch.float32], ids=str)
 @pytest.mark.parametrize("target_dtype", [None, torch.float32, torch.float64], ids=str)
-def test_precision(device, dtype, target_dtype, reduction):
+@pytest.mark.parametrize("recon_loss", ["mse", "bce_with_logits"])
+def test_precision(device, dtype, target_dtype, recon_loss, reduction):
     leaves = operands((33,), (40, 50), dtype, device, target_dtype)
     truth_leaves, eager_leaves = copies(leaves, torch.float64), copies(leaves)
-    loss = vf.linear_elbo_loss(**leaves, reduction=reduction, chunk=8)
-    two_steps = in_two_steps(**eager_leaves, reduction=reduction)
+    settings = {"recon_loss": recon_loss, "reduction": reduction}
+    loss = vf.linear_elbo_loss(**leaves, **settings, chunk=8)
+    two_steps = in_two_steps(**eager_leaves, **settings)
     assert loss.dtype == two_steps.dtype
     # The reconstruction is rounded to the dtype of the layer in both, from sums that BLAS may order differently.
     torch.testing.assert_close(loss, two_steps, rtol=1e-3 if dtype in HALF_TYPES else 1e-6, atol=0)
-    truth = gradients(in_two_steps(**truth_leaves, reduction=reduction), truth_leaves)
+    truth = gradients(in_two_steps(**truth_leaves, **settings), truth_leaves)
     for got, other, value in zip(gradients(loss, leaves), gradients(two_steps, eager_leaves), truth, strict=True):
         assert got.dtype == other.dtype
         assert_as_good_as_eager(got, other, value)

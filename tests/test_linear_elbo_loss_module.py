@@ -23,6 +23,7 @@ def zeros(*size, **options):
 
 
 FLOATING = "must be float16, bfloat16, float32 or float64, got"
+TERMS = "recon_loss must be one of mse, l1, smooth_l1, bce_with_logits, got"
 REFUSED = [
     Case({"hidden": None}, TypeError, "hidden must be a tensor, got NoneType"),
     Case({"hidden": zeros(6, 5, dtype=torch.int64)}, TypeError, f"hidden {FLOATING} torch.int64"),
@@ -46,7 +47,10 @@ REFUSED = [
     Case({"target": zeros(6, 7, dtype=torch.uint8)}, TypeError, f"target {FLOATING} torch.uint8"),
     Case({"target": zeros(6, 8)}, ValueError, "target must have the shape of the reconstruction, [6, 7], got [6, 8]"),
     Case({"target": zeros(6, 7, device="meta")}, ValueError, "target must be on the device of hidden, cpu, got meta"),
-    Case({"recon_loss": "l1"}, ValueError, "recon_loss must be one of "),
+    *(
+        Case({"recon_loss": term}, ValueError, f"{TERMS} '{term}'")
+        for term in ("bce", "gaussian_nll", "laplace_nll", "mae")
+    ),
     Case({"reduction": "none"}, ValueError, "reduction must be one of batchmean, sum, sample, mean, got 'none'"),
     Case({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
     Case({"chunk": -3}, ValueError, "chunk must be at least 1, got -3"),
@@ -80,14 +84,15 @@ def test_refused(api, case):
     assert_refused(api.linear_elbo_loss, operands(dtype=torch.float32), case)
 
 
-OPERATOR_REFUSES = [case for case in REFUSED if set(case.replaced) <= {"hidden", "weight", "bias", "target", "chunk"}]
+OF_OPERATOR = {"hidden", "weight", "bias", "target", "recon_loss", "chunk"}
+OPERATOR_REFUSES = [case for case in REFUSED if set(case.replaced) <= OF_OPERATOR]
 
 
 @pytest.mark.skipif(not vf.build_info()["extension"], reason="built without the extension")
 @named([c for c in OPERATOR_REFUSES if c.error is ValueError or "dtype" in c.message or FLOATING in c.message])
 def test_the_operator_refuses_in_the_same_words(case):
-    def operator(hidden, weight, bias, target, chunk=None):
-        torch.ops.vae_fused.linear_reconstruction(hidden, weight, bias, target, "mse", "sum", chunk)
+    def operator(hidden, weight, bias, target, recon_loss="mse", chunk=None):
+        torch.ops.vae_fused.linear_reconstruction(hidden, weight, bias, target, recon_loss, "sum", chunk)
 
     good = {n: t for n, t in operands(dtype=torch.float32).items() if n not in ("mu", "logvar")}
     assert_refused(operator, good, case)
@@ -172,11 +177,12 @@ def both_models(device="cpu", shape=(2, 3, 3)):
 
 @pytest.mark.parametrize("reduction", ["batchmean", "sum", "sample", "mean"])
 @pytest.mark.parametrize("sample", [True, False])
-def test_vae_has_the_same_loss_and_gradients(device, reduction, sample):
+@pytest.mark.parametrize("recon_loss", ["mse", "bce_with_logits"])
+def test_vae_has_the_same_loss_and_gradients(device, recon_loss, reduction, sample):
     x, key = torch.rand(5, 2, 3, 3, dtype=F64).to(device), key_of(1, 0, device) if sample else None
     results = []
     for model in both_models(device):
-        terms = model.loss(x, beta=0.3, reduction=reduction, sample=sample, key=key)
+        terms = model.loss(x, beta=0.3, recon_loss=recon_loss, reduction=reduction, sample=sample, key=key)
         terms.loss.sum().backward()
         results.append([*terms, *(p.grad for p in model.parameters())])
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-13)

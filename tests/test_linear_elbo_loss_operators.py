@@ -11,6 +11,7 @@ from torch.library import opcheck
 from torch.profiler import ProfilerActivity, profile
 
 import vae_fused as vf
+from vae_fused._arguments_linear import LINEAR_RECON_LOSSES
 from vae_fused._library import ops
 
 needs_extension = pytest.mark.skipif(not vf.build_info()["extension"], reason="built without the extension")
@@ -24,12 +25,14 @@ def layer(dtype=torch.float64, rows=(3, 2), device="cpu"):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("rows", [(3,), (2, 2)], ids=str)
-def test_first_and_second_derivatives(device, reduction, rows):
+@pytest.mark.parametrize("recon_loss", LINEAR_RECON_LOSSES)
+def test_first_and_second_derivatives(device, reduction, rows, recon_loss):
     leaves = operands(rows, (2, 3), device=device)
     beta = torch.tensor(0.6, dtype=torch.float64, device=device, requires_grad=True)
 
     def loss(*tensors):
-        return vf.linear_elbo_loss(*tensors[:-1], beta=tensors[-1], reduction=reduction, chunk=2)
+        *operands, beta = tensors
+        return vf.linear_elbo_loss(*operands, beta=beta, recon_loss=recon_loss, reduction=reduction, chunk=2)
 
     assert gradcheck(loss, (*leaves.values(), beta))
     assert gradgradcheck(loss, (*leaves.values(), beta))
@@ -40,7 +43,7 @@ def test_first_and_second_derivatives(device, reduction, rows):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_operators(device, dtype, reduction):
     leaves = layer(dtype, device=device)
-    settings = ("mse", reduction, 4)
+    settings = ("bce_with_logits" if reduction == "sum" else "mse", reduction, 4)
     opcheck(ops.linear_reconstruction.default, (*leaves.values(), *settings))
     incoming = torch.rand((3,) if reduction == "sample" else (), dtype=torch.float64).to(device).requires_grad_()
     mask = [True] * 4
@@ -157,18 +160,18 @@ def test_memory_is_one_chunk(reduction):
     assert in_two >= 2 * recon
 
 
-COMPILED = ("batchmean", "sample", "mean")
+COMPILED = [("batchmean", "mse"), ("sample", "bce_with_logits"), ("mean", "l1")]
 
 
-@pytest.mark.parametrize("reduction", COMPILED)
+@pytest.mark.parametrize(("reduction", "recon_loss"), COMPILED)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled_in_one_graph(device, reduction, backend):
+def test_compiled_in_one_graph(device, reduction, recon_loss, backend):
     torch.compiler.reset()
     leaves, theirs = operands((5, 2), device=device), None
     theirs = copies(leaves)
     compiled = torch.compile(vf.linear_elbo_loss, fullgraph=True, backend=backend)
-    loss = compiled(**leaves, beta=0.4, reduction=reduction, chunk=4)
-    expected = in_two_steps(**theirs, beta=0.4, reduction=reduction)
+    settings = {"beta": 0.4, "recon_loss": recon_loss, "reduction": reduction}
+    loss, expected = compiled(**leaves, **settings, chunk=4), in_two_steps(**theirs, **settings)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradients(loss, leaves), gradients(expected, theirs), rtol=1e-12, atol=1e-12)
     torch.compiler.reset()

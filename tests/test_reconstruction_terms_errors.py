@@ -182,6 +182,7 @@ def test_log_sigma_of_module_and_call():
         vf.FusedELBOLoss(recon_loss="gaussian_nll")(**operands)
 
 
-def test_a_fused_output_layer_has_the_squared_error_alone():
-    with pytest.raises(ValueError, match=r"^recon_loss must be one of mse, got 'l1'$"):
-        vf.FusedLinearELBOLoss(4, 5, recon_loss="l1")
+@pytest.mark.parametrize("recon_loss", ["bce", "gaussian_nll"])
+def test_a_fused_output_layer_has_no_term_that_asks_for_more_than_its_output(recon_loss):
+    with pytest.raises(ValueError, match=f"^recon_loss must be one of mse, l1, .* got '{recon_loss}'$"):
+        vf.FusedLinearELBOLoss(4, 5, recon_loss=recon_loss)

@@ -8,7 +8,8 @@ from torch import Tensor
 from vae_fused._arguments import REDUCTIONS, check_beta, check_kl_source
 from vae_fused._checks import check_choice, check_count, check_dense, check_floating, check_same_device
 
-LINEAR_RECON_LOSSES = ("mse",)
+# Those that have no operands but the reconstruction, which may be any number, and the target.
+LINEAR_RECON_LOSSES = ("mse", "l1", "smooth_l1", "bce_with_logits")
 
 
 def _autocast_casts(tensor: Tensor) -> bool:

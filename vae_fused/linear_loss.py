@@ -27,7 +27,7 @@ class FusedLinearELBOLoss(ObjectiveModule):
         out_features: D, the width of the reconstruction.
         bias: whether there is one, True by default.
         beta: weight of the KL, a float or a 0-dim tensor; ``criterion.beta`` may be set at any time.
-        recon_loss: ``"mse"``, the squared error, summed without a factor ½.
+        recon_loss: ``"mse"``, ``"l1"``, ``"smooth_l1"`` or ``"bce_with_logits"``, as for :func:`elbo_loss`.
         reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`elbo_loss`.
         chunk: rows in a chunk, as for :func:`linear_elbo_loss`.
         device: of the parameters.

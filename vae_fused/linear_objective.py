@@ -99,7 +99,9 @@ def linear_elbo_loss(
         logvar: posterior log-variance, same shape, dtype and device as ``mu``.
         kl: the per-item KL ``[B]`` of :func:`reparameterize_with_kl`, in place of ``mu`` and ``logvar``.
         beta: weight of the KL; a float, or a 0-dim tensor that is read when the kernel runs.
-        recon_loss: ``"mse"``, the squared error, summed without a factor ½.
+        recon_loss: ``"mse"`` (the squared error, summed without a factor ½), ``"l1"``, ``"smooth_l1"`` or
+            ``"bce_with_logits"``, as for :func:`elbo_loss`; the other terms need more than a reconstruction that may
+            be any number.
         reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`elbo_loss`.
         return_terms: also return the two terms.
         chunk: rows of ``hidden`` in a chunk. By default as many as make 64 MiB of reconstruction but no fewer than 128,

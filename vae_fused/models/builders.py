@@ -46,7 +46,8 @@ def mlp_vae(
         input_shape: shape of one item without the batch, of any rank; an integer is a vector.
         latent_dim: number of latents.
         hidden_dims: widths of the encoder's layers; the decoder has them in reverse.
-        output_activation: ``"sigmoid"`` (default) for data in [0, 1], or ``None`` for data on the whole real line.
+        output_activation: ``"sigmoid"`` (default) for data in [0, 1], or ``None`` for data on the whole real line and
+            for logits.
         fused_output_layer: ``model.loss`` takes the last layer and the objective in one, as for :class:`VAE`: the same
             values and parameters in less memory. Only with ``output_activation=None``.
 
@@ -110,7 +111,8 @@ def conv_vae(
         input_shape: ``(channels, height, width)`` of one image; each side at least ``2 ** len(channels)``.
         latent_dim: number of latents.
         channels: output channels of the encoder's layers; the decoder has them in reverse.
-        output_activation: ``"sigmoid"`` (default) for data in [0, 1], or ``None`` for data on the whole real line.
+        output_activation: ``"sigmoid"`` (default) for data in [0, 1], or ``None`` for data on the whole real line and
+            for logits.
 
     Returns:
         A :class:`VAE` that maps ``[B, *input_shape]`` to itself.

@@ -192,7 +192,7 @@ class VAE(nn.Module):
             beta: weight of the KL, a float or a 0-dim tensor.
             recon_loss: as for :func:`vae_fused.elbo_loss`, but for ``"gaussian_nll"`` and ``"laplace_nll"``, which
                 need a log sigma: give ``model(x)`` to a :class:`vae_fused.FusedELBOLoss` that has one. ``"bce"`` for a
-                decoder that ends in a sigmoid, ``"bce_with_logits"`` for one that does not. Only ``"mse"`` with
+                decoder that ends in a sigmoid, ``"bce_with_logits"`` for one that does not, as with
                 ``fused_output_layer``.
             reduction: ``"batchmean"``, ``"sum"``, ``"sample"`` or ``"mean"``, as for :func:`vae_fused.elbo_loss`.
             sample: as for :meth:`forward`.

@@ -50,11 +50,59 @@ def check_nan(dtype):
         loss = vf.elbo_loss(leaf, torch.zeros_like(leaf), kl=torch.zeros(18), reduction="sample")
         loss.backward(weights)
         assert torch.equal(leaf.grad.isnan(), weights.isnan().unsqueeze(1).expand(18, numel))
+    # Gradients of several samples are added up before they are rounded.
+    grad_z, logvar = of_all_payloads(3 * 640).view(3, 1, 640), torch.zeros(1, 640, dtype=dtype)
+    key = torch.tensor([1, 2], dtype=torch.uint64)
+    for gradient in torch.ops.vae_fused.reparameterize_backward(grad_z, None, None, logvar, key, 3, [True, True]):
+        assert torch.equal(gradient.isnan(), grad_z.isnan().any(0))
+
+
+def gradients_of_every_operator(dtype, patterns):
+    # All element operands hold every value of the half type, in different orders.
+    def operand(shift):
+        return torch.roll(patterns, shift).to(dtype).unsqueeze(0).requires_grad_()
+
+    recon, target, mu, logvar, log_sigma, grad_z = (operand(shift) for shift in (0, 1, 2, 5, 9, 11))
+    prior_mu, prior_logvar = operand(3), operand(7)
+    no_kl, key = torch.zeros(1), torch.tensor([1, 2], dtype=torch.uint64)
+    results = {}
+    for term in ("mse", "l1", "smooth_l1", "bce_with_logits", "bce", "gaussian_nll", "laplace_nll"):
+        sigma = {"log_sigma": log_sigma} if term.endswith("nll") else {}
+        leaves = [recon, target, *sigma.values()]
+        loss = vf.elbo_loss(recon, target, kl=no_kl, recon_loss=term, **sigma)
+        results[term] = torch.autograd.grad(loss, leaves)
+        loss = vf.elbo_loss(recon, target, kl=no_kl, recon_loss=term, weight=grad_z.detach(), **sigma)
+        results[f"weighted {term}"] = torch.autograd.grad(loss, leaves)
+    for prior in ([], [prior_mu, prior_logvar]):
+        for reduction in ("none", "batchmean"):
+            kl = vf.kl_divergence(mu, logvar, *prior, reduction=reduction)
+            results[f"{reduction} kl, {len(prior)} operands of a prior"] = [
+                kl.detach().to(dtype),
+                *torch.autograd.grad(kl.sum(), [mu, logvar, *prior]),
+            ]
+    z, kl = vf.reparameterize_with_kl(mu, logvar, key=key)
+    results["sampling"] = [z.detach(), *torch.autograd.grad([z, kl], [mu, logvar], [grad_z, torch.ones_like(kl)])]
+    z = vf.reparameterize(mu, logvar, key=key)
+    results["sampling alone"] = [z.detach(), *torch.autograd.grad(z, [mu, logvar], grad_z)]
+    z = vf.reparameterize(mu, logvar, key=key, num_samples=2)
+    results["samples"] = [z.detach(), *torch.autograd.grad(z, [mu, logvar], torch.stack([grad_z, mu]).detach())]
+    return results
+
+
+def check_that_results_are_those_of_float32_rounded(dtype):
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    wide = gradients_of_every_operator(torch.float32, patterns)
+    for name, found in gradients_of_every_operator(dtype, patterns).items():
+        for got, expected in zip(found, (result.to(dtype) for result in wide[name]), strict=True):
+            assert torch.equal(got.isnan(), expected.isnan()), name
+            numbers = ~expected.isnan()
+            assert torch.equal(got[numbers], expected[numbers]), name
 
 
 for dtype in (torch.bfloat16, torch.float16):
     check_every_value(dtype)
     check_nan(dtype)
+    check_that_results_are_those_of_float32_rounded(dtype)
 """
 
 

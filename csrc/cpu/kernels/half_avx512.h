@@ -127,6 +127,9 @@ VAE_FUSED_INLINE void stream(Stored* destination, const VectorOf<float, P>& valu
   stream_halves(destination, narrow(value, destination));
 }
 
+// Nothing looks for NaN: in a loop with even and odd elements apart every one has a lower half of 0. All elements of
+// such a loop are bfloat16, all its other numbers are a Weight or are known to be no NaN, and the processor hands on
+// the NaN of an operand or makes the default one.
 template <int P>
 VAE_FUSED_INLINE void store_even_odd(BFloat16* destination, const VectorOf<float, P>& value) {
   store_halves(destination, rounded_to_bfloat16(value));

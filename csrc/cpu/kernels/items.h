@@ -5,6 +5,8 @@
 // the start and the end of loops, because the latents of many models have few dimensions.
 #pragma once
 
+#include <limits>
+
 #include "cpu/kernels/tile.h"
 
 namespace vae_fused {
@@ -116,11 +118,15 @@ class ItemSums {
   VectorOf<T, kMostParts<T>> last_{T(0)};  // registers that a loop does without stay 0
 };
 
+// NaN is the one that arithmetic makes: the bits of one that comes from outside could be rounded away, in
+// store_even_odd.
 VAE_FUSED_INLINE double weight_of(const Weight& weight, int64_t item) {
-  if (weight.values == nullptr) return weight.scale;
-  double value = 0.0;
-  with_type(weight.type, weight.values, [&](auto* values) { value = widen(values[item * weight.stride]); });
-  return value * weight.scale;
+  double value = 1.0;
+  if (weight.values != nullptr) {
+    with_type(weight.type, weight.values, [&](auto* values) { value = widen(values[item * weight.stride]); });
+  }
+  value *= weight.scale;
+  return value != value ? std::numeric_limits<double>::quiet_NaN() : value;
 }
 
 // The weight of the item of every element.

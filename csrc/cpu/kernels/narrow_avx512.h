@@ -35,7 +35,7 @@ VAE_FUSED_INLINE __mmask64 in_register(__mmask64 constant) {
 }
 
 // To nearest, ties to even, with the halves of low and of high in the lower and the upper halves of the words: all 32
-// are rounded at once. NaN becomes anything.
+// are rounded at once. A NaN whose lower half is 0 stays what it is; any other may become anything.
 VAE_FUSED_INLINE __m512i rounded_to_bfloat16(NativeFloat low, NativeFloat high) {
   constexpr int kOrWhereBoth = 0xf8;  // a | (b & c)
   const __m512i one = in_register(_mm512_set1_epi16(1)), half = in_register(_mm512_set1_epi16(INT16_MIN));
@@ -64,14 +64,21 @@ VAE_FUSED_INLINE __m512i rounded_to_bfloat16_or_nan(NativeFloat low, NativeFloat
   return _mm512_ternarylogic_epi32(rounded_to_bfloat16(low, high), quiet, nan, kSelect);
 }
 
-// NaN, which is rare, is looked for in all registers at once.
 template <int P>
 VAE_FUSED_INLINE Narrowed<P> rounded_to_bfloat16(const VectorOf<float, P>& value) {
-  static_assert(P == 2 || P == 4);  // as one test takes two masks
   Narrowed<P> result;
+  repeat<P / 2>(
+      [&](int i) VAE_FUSED_LAMBDA { result.pair[i] = rounded_to_bfloat16(value.part[2 * i], value.part[2 * i + 1]); });
+  return result;
+}
+
+// The same, with every NaN quiet. NaN, which is rare, is looked for in all registers at once.
+template <int P>
+VAE_FUSED_INLINE Narrowed<P> rounded_to_bfloat16_or_nan(const VectorOf<float, P>& value) {
+  static_assert(P == 2 || P == 4);  // as one test takes two masks
+  Narrowed<P> result = rounded_to_bfloat16(value);
   __mmask16 nan[P / 2];
   repeat<P / 2>([&](int i) VAE_FUSED_LAMBDA {
-    result.pair[i] = rounded_to_bfloat16(value.part[2 * i], value.part[2 * i + 1]);
     nan[i] = _mm512_cmp_ps_mask(value.part[2 * i], value.part[2 * i + 1], _CMP_UNORD_Q);
   });
   if (__builtin_expect(!_mm512_kortestz(nan[0], nan[P / 2 - 1]), 0)) {
@@ -87,7 +94,7 @@ template <int P>
 VAE_FUSED_INLINE Narrowed<P> narrow(const VectorOf<float, P>& value, const BFloat16*) {
   const __m512i lower_first = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
                                                30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-  Narrowed<P> result = rounded_to_bfloat16(value);
+  Narrowed<P> result = rounded_to_bfloat16_or_nan(value);
   repeat<P / 2>([&](int i)
                     VAE_FUSED_LAMBDA { result.pair[i] = _mm512_permutexvar_epi16(lower_first, result.pair[i]); });
   return result;

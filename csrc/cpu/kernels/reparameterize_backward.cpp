@@ -54,7 +54,8 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
     OutputTile<T> grad_mu(p.grad_mu, p.extent, range.begin, range.count, p.streamed);
     OutputTile<T> grad_logvar(p.grad_logvar, p.extent, range.begin, range.count, p.streamed);
     const ItemWeights<T> weights(kWithKL ? p.grad_kl : Weight{}, plan, tile, range, item_weights);
-    const auto types = types_of<kTransforms>(logvar, mu, grad_z, grad_mu, grad_logvar);
+    constexpr bool kAsked = kTransforms || kMany;  // sums over samples are floats, whatever the tiles are
+    const auto types = types_of<kAsked>(logvar, mu, grad_z, grad_mu, grad_logvar);
     const int run = kOne ? noise_run(p.key, range) : range.count;
     for (int first = 0; first < range.count; first += run) {
       const int count = range.count - first < run ? range.count - first : run;

@@ -14,6 +14,7 @@ from torch import nn
 
 import vae_fused as vf
 
+needs_extension = pytest.mark.skipif(not vf.build_info()["extension"], reason="built without the extension")
 F64 = torch.float64
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
 
@@ -88,7 +89,7 @@ OF_OPERATOR = {"hidden", "weight", "bias", "target", "recon_loss", "chunk"}
 OPERATOR_REFUSES = [case for case in REFUSED if set(case.replaced) <= OF_OPERATOR]
 
 
-@pytest.mark.skipif(not vf.build_info()["extension"], reason="built without the extension")
+@needs_extension
 @named([c for c in OPERATOR_REFUSES if c.error is ValueError or "dtype" in c.message or FLOATING in c.message])
 def test_the_operator_refuses_in_the_same_words(case):
     def operator(hidden, weight, bias, target, recon_loss="mse", chunk=None):
@@ -190,6 +191,7 @@ def test_vae_has_the_same_loss_and_gradients(device, recon_loss, reduction, samp
         assert fused.shape == plain.shape
 
 
+@needs_extension
 def test_vae_needs_the_memory_of_no_reconstruction():
     # Three times what a chunk holds.
     fused, plain = both_models(shape=(1, 128, 128))

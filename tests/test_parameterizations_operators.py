@@ -153,6 +153,7 @@ def test_temperatures_of_a_compiled_function(device):
         )
 
 
+@needs_extension
 @pytest.mark.parametrize("shape", [(7, 3, 1009), (1, 4001), (40_003,)], ids=str)
 @on_some_forms
 def test_threads_and_runs(form, shape):

@@ -48,7 +48,7 @@ static void kl_divergence_tiles(const KLDivergenceParams& p, const TilePlan& pla
     const auto types = types_of<kTransforms>(mu, logvar, prior_mu, prior_logvar, grad_elements, elements, grad_mu,
                                              grad_logvar, grad_prior_mu, grad_prior_logvar);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
-    ItemSums<T> sums(plan, divergences);
+    ItemSums<T> sums(plan, divergences, types, in_fours(p.mu, p.logvar, p.prior_mu, p.prior_logvar));
     const auto begin = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
       using Vector = VectorIn<T, decltype(lanes)>;
       const Vector log_variance = logvar(at, lanes);

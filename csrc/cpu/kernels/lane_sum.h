@@ -20,21 +20,28 @@ class LaneSum {
     repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = NativeDouble{}; });
   }
 
-  // kEvenOdd: of pairs of registers with the even elements and the odd ones, which only AVX-512 has. A sum is then of
-  // such vectors alone.
-  template <bool kEvenOdd, int P>
+  template <int P>
   VAE_FUSED_HOST_DEVICE void add(const VectorOf<float, P>& value) {
-    widened<kEvenOdd>(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide; });
+    widened(value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] += wide; });
   }
 
   // The square of a float is exact in a double: one rounding or two give the same.
-  template <bool kEvenOdd, int P>
+  template <int P>
   VAE_FUSED_HOST_DEVICE void add_square(const VectorOf<float, P>& value) {
-    widened<kEvenOdd>(
-        value, [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] = fused_multiply_add(wide, wide, sums_[i]); });
+    widened(value,
+            [&](NativeDouble wide, int i) VAE_FUSED_LAMBDA { sums_[i] = fused_multiply_add(wide, wide, sums_[i]); });
   }
 
 #if defined(__AVX512F__)
+  // Elements l and l + 16 of 32 added first, in float32: the even ones in one register and the odd ones in the other. A
+  // sum is of such pairs alone.
+  VAE_FUSED_HOST_DEVICE void add_even_odd(const VectorOf<float, 2>& pair) {
+    repeat<2>([&](int i) VAE_FUSED_LAMBDA {
+      const __m256 later = _mm512_extractf32x8_ps(pair.part[i], 1);
+      sums_[i] += _mm512_cvtps_pd(_mm512_castps512_ps256(pair.part[i]) + later);
+    });
+  }
+
   // The lanes put in order first: registers of the even and the odd ones become one of the first eight and one of the
   // others.
   VAE_FUSED_HOST_DEVICE double total_of_even_odd() const {
@@ -58,7 +65,7 @@ class LaneSum {
   static constexpr int kRegisters = kLanes / kWideLanes;
 
   // body(two registers of doubles for each of floats, the index of the sums that they belong to)
-  template <bool kEvenOdd, int P, class Body>
+  template <int P, class Body>
   VAE_FUSED_HOST_DEVICE static void widened(const VectorOf<float, P>& value, Body body) {
     repeat<P>([&](int i) VAE_FUSED_LAMBDA {
       const NativeFloat part = value.part[i];
@@ -71,8 +78,8 @@ class LaneSum {
 #else
       const NativeDouble low = {part[0], part[1]}, high = {part[2], part[3]};
 #endif
-      body(low, kEvenOdd ? i % 2 : 2 * i % kRegisters);
-      body(high, kEvenOdd ? i % 2 : (2 * i + 1) % kRegisters);
+      body(low, 2 * i % kRegisters);
+      body(high, (2 * i + 1) % kRegisters);
     });
   }
 
@@ -89,9 +96,8 @@ class CompensatedLaneSum {
     repeat<kRegisters>([&](int i) VAE_FUSED_LAMBDA { sums_[i] = lost_[i] = NativeDouble{}; });
   }
 
-  template <bool kEvenOdd, int P>
+  template <int P>
   VAE_FUSED_HOST_DEVICE void add(const VectorOf<double, P>& value) {
-    static_assert(!kEvenOdd);
     repeat<P>([&](int part) VAE_FUSED_LAMBDA {
       const int i = part % kRegisters;
       const TwoSum<NativeDouble> next(sums_[i], value.part[part]);
@@ -100,9 +106,9 @@ class CompensatedLaneSum {
     });
   }
 
-  template <bool kEvenOdd, int P>
+  template <int P>
   VAE_FUSED_HOST_DEVICE void add_square(const VectorOf<double, P>& value) {
-    add<kEvenOdd>(value * value);
+    add(value * value);
   }
 
   // Of an infinite sum nothing finite was lost, and inf - inf must not make it NaN.

@@ -23,7 +23,7 @@ static void reconstruction_tiles(const ReconstructionParams& p, const TilePlan& 
     OutputTile<T> grad_target(p.grad_target, p.extent, range.begin, range.count, p.streamed);
     const unsigned types = types_of<false>(recon, target, grad_recon, grad_target);
     const ItemWeights<T> weights(twice, plan, tile, range, item_weights);
-    ItemSums<T, Summed::kSquares> sums(plan, elements_to_sum);
+    ItemSums<T, Summed::kSquares> sums(plan, elements_to_sum, types, in_fours(p.recon, p.target));
     for_each_vector<T>(range.count, types, [&](int at, auto lanes) VAE_FUSED_LAMBDA {
       const auto difference = squared_error(recon(at, lanes), target(at, lanes)).root;
       if (p.partials != nullptr) sums.add(at, difference, lanes);

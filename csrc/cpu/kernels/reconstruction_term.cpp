@@ -33,7 +33,8 @@ static void reconstruction_term_tiles(const ReconstructionTermParams& params, co
                   grad_log_sigma = output(params.grad_log_sigma);
     const unsigned types = types_of<false>(recon, target, weight, log_sigma, grad_recon, grad_target, grad_log_sigma);
     const ItemWeights<T> weights(p.weight, plan, tile, range, item_weights);
-    ItemSums<T> sums(plan, elements_to_sum), weight_sums(plan, weights_to_sum);
+    const bool fours = in_fours(p.recon, p.target, params.weight, params.log_sigma);
+    ItemSums<T> sums(plan, elements_to_sum, types, fours), weight_sums(plan, weights_to_sum, types, fours);
     const auto width = [&](int at, auto lanes) VAE_FUSED_LAMBDA {
       using Vector = VectorIn<T, decltype(lanes)>;
       return log_sigma.present() ? log_sigma(at, lanes) : Vector(0.0f);

@@ -26,7 +26,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
       const Operand z = sample_of(p.z, sample, p.sample_stride);
       OutputTile<T> out(z, p.extent, range.begin, range.count, p.streamed);
       const auto types = types_of<kTransforms>(mu, logvar, out);
-      ItemSums<T> kl(plan, kl_of_elements);
+      ItemSums<T> kl(plan, kl_of_elements, types, in_fours(p.mu, p.logvar));
       const int run = noise_run(p.key, range);
       for (int first = 0; first < range.count; first += run) {
         const int count = range.count - first < run ? range.count - first : run;
@@ -35,7 +35,7 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
         const auto begin = [&](int i, auto lanes) VAE_FUSED_LAMBDA {
           return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
         };
-        for_each_vector<T>(count, types, begin, [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
+        const auto finish = [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
           using Vector = VectorIn<T, decltype(lanes)>;
           const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
           const int at = first + i;
@@ -51,7 +51,8 @@ static void reparameterize_tiles(const ReparameterizeParams& p, const TilePlan& 
             out.put(at, product_and_sum(element.sigma, normal, mean), lanes);
             if constexpr (kWithKL) kl.add(at, element.unit_kl, lanes);
           }
-        });
+        };
+        for_each_vector_of_run<T>(plan, count, types, begin, finish);
       }
       if constexpr (kWithKL) kl.write(plan, tile, range, types, p.kl_partials);
       out.finish(z, p.extent, range.begin, range.count);

@@ -66,7 +66,7 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
       const auto begin = [&](int i, auto lanes) VAE_FUSED_LAMBDA {
         return scale_begun<kTransforms>(p.scale, clamped, logvar(first + i, lanes));
       };
-      for_each_vector<T>(count, types, begin, [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
+      const auto finish = [&](int i, auto lanes, const auto& scale) VAE_FUSED_LAMBDA {
         using Vector = VectorIn<T, decltype(lanes)>;
         const Vector temperature(static_cast<T>(p.temperature)), half(0.5f);
         const int at = first + i;
@@ -97,7 +97,8 @@ static void reparameterize_backward_tiles(const ReparameterizeBackwardParams& p,
         }
         if (grad_mu.wanted()) grad_mu.put(at, to_mu, lanes);
         if (grad_logvar.wanted()) grad_logvar.put(at, to_logvar, lanes);
-      });
+      };
+      for_each_vector_of_run<T>(plan, count, types, begin, finish);
     }
     grad_mu.finish(p.grad_mu, p.extent, range.begin, range.count);
     grad_logvar.finish(p.grad_logvar, p.extent, range.begin, range.count);

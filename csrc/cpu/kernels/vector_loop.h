@@ -11,27 +11,26 @@
 namespace vae_fused {
 namespace VAE_FUSED_ISA {
 
-// A vector takes 128 bytes of every stream, in half types twice as many registers of floats: longer chains, to which a
-// conversion is added at both ends, find more beside them. The type is void where it has to be asked.
-template <class Stored>
-constexpr int kPartsFor = kNativeLanes == 16 && HalfPrecision<Stored> ? 2 * kParts : kParts;
+// The registers of a vector in loops of half types: those of as many bytes of every stream as a vector of floats takes.
+// Longer chains, to which a conversion is added at both ends, find more beside them.
+constexpr int kHalfParts = kNativeLanes == 16 ? 2 * kParts : kParts;
 template <class T>
-constexpr int kMostParts = sizeof(T) == 4 ? kPartsFor<Half> : kParts;
+constexpr int kMostParts = sizeof(T) == 4 ? kHalfParts : kParts;
 
 // What a loop hands its body: a whole vector, or the first lanes of one, with the type that all tiles of the loop hold,
 // or void where they differ and each has to be asked.
-template <class Type>
+template <class Type, int P>
 struct LanesOf {
   using Stored = Type;
-  static constexpr int kRegisters = kPartsFor<Type>;
+  static constexpr int kRegisters = P;
   static constexpr bool kEvenOdd = kHasEvenOdd<float> && std::is_same_v<Type, BFloat16>;
 };
-template <class Type>
-struct FullOf : LanesOf<Type> {
+template <class Type, int P>
+struct FullOf : LanesOf<Type, P> {
   static constexpr bool kPartial = false;
 };
-template <class Type>
-struct PartialOf : LanesOf<Type> {
+template <class Type, int P>
+struct PartialOf : LanesOf<Type, P> {
   static constexpr bool kPartial = true;
   int count;
 };
@@ -39,7 +38,7 @@ template <class T, class Lanes>
 using VectorIn = VectorOf<T, Lanes::kRegisters>;
 // All lanes of the vector, partial or not: of buffers that have room for it.
 template <class Lanes>
-VAE_FUSED_INLINE FullOf<typename Lanes::Stored> whole(Lanes) {
+VAE_FUSED_INLINE FullOf<typename Lanes::Stored, Lanes::kRegisters> whole(Lanes) {
   return {};
 }
 
@@ -62,6 +61,16 @@ VAE_FUSED_INLINE bool even_odd(unsigned types) {
 }
 template <class T>
 VAE_FUSED_INLINE bool even_odd(AskedTypes) {
+  return false;
+}
+
+// Whether a loop over tiles of these types is compiled for a half type.
+template <class T>
+VAE_FUSED_INLINE bool of_half_type(unsigned types) {
+  return even_odd<T>(types) || (kHasEvenOdd<T> && types == type_bit(ElementType::kHalf));
+}
+template <class T>
+VAE_FUSED_INLINE bool of_half_type(AskedTypes) {
   return false;
 }
 
@@ -105,21 +114,21 @@ VAE_FUSED_INLINE void stream(Stored* destination, const VectorOf<T, P>& value, L
   }
 }
 
-template <class T, class Stored, class Body>
+template <class T, class Stored, int P, class Body>
 VAE_FUSED_INLINE void for_each_vector_of(int count, Body body) {
-  constexpr int step = VectorOf<T, kPartsFor<Stored>>::kCount;
+  constexpr int step = VectorOf<T, P>::kCount;
   int i = 0;
-  for (; i + step <= count; i += step) body(i, FullOf<Stored>{});
-  if (i < count) body(i, PartialOf<Stored>{{}, count - i});
+  for (; i + step <= count; i += step) body(i, FullOf<Stored, P>{});
+  if (i < count) body(i, PartialOf<Stored, P>{{}, count - i});
 }
 
 // The same in two stages, the second with what the first returned: finish(index, lanes, begun). The elementary
 // functions of a vector are begun after the vector before it is finished, which is independent of them, and not before
 // what waits for them: the processor looks ahead by fewer operations than the chain of a vector has.
-template <class T, class Stored, class Begin, class Finish>
+template <class T, class Stored, int P, class Begin, class Finish>
 VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) {
-  constexpr int step = VectorOf<T, kPartsFor<Stored>>::kCount;
-  constexpr FullOf<Stored> full;
+  constexpr int step = VectorOf<T, P>::kCount;
+  constexpr FullOf<Stored, P> full;
   int i = 0;
   if (count >= step) {
     auto begun = begin(0, full);
@@ -130,7 +139,7 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) 
     finish(i - step, full, begun);
   }
   if (i < count) {
-    const PartialOf<Stored> part{{}, count - i};
+    const PartialOf<Stored, P> part{{}, count - i};
     finish(i, part, begin(i, part));
   }
 }
@@ -139,7 +148,7 @@ VAE_FUSED_INLINE void for_each_vector_of(int count, Begin begin, Finish finish) 
 // else.
 template <class T, class... Stages>
 VAE_FUSED_INLINE void for_each_vector(int count, AskedTypes, Stages... stages) {
-  for_each_vector_of<T, std::conditional_t<std::is_same_v<T, double>, double, void>>(count, stages...);
+  for_each_vector_of<T, std::conditional_t<std::is_same_v<T, double>, double, void>, kParts>(count, stages...);
 }
 
 // The same of tiles of these types. Where they all have one type the loop is compiled for it: a test of the type at
@@ -148,9 +157,9 @@ VAE_FUSED_INLINE void for_each_vector(int count, AskedTypes, Stages... stages) {
 template <class T, class... Stages>
 VAE_FUSED_INLINE void for_each_vector(int count, unsigned types, Stages... stages) {
   if constexpr (std::is_same_v<T, float> && kNativeLanes == 16) {
-    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float>(count, stages...);
-    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half>(count, stages...);
-    if (even_odd<T>(types)) return for_each_vector_of<T, BFloat16>(count, stages...);
+    if (types == type_bit(ElementType::kFloat)) return for_each_vector_of<T, float, kParts>(count, stages...);
+    if (types == type_bit(ElementType::kHalf)) return for_each_vector_of<T, Half, kHalfParts>(count, stages...);
+    if (even_odd<T>(types)) return for_each_vector_of<T, BFloat16, kHalfParts>(count, stages...);
   }
   for_each_vector<T>(count, AskedTypes{}, stages...);
 }

@@ -134,7 +134,7 @@ class ItemSums {
   }
 #endif
 
-  // Of fewer than 64 elements, of which small items have no more: without those that are not there, which would be 0.
+  // Of fewer than 64 elements, as small items have them: adding the zeros beyond would take as long as adding them.
   VAE_FUSED_HOST_DEVICE static VectorOf<T, kPartsOfItem<T>> last_fours(const T* elements, int left) {
     const auto lane_terms = [&](int k) VAE_FUSED_LAMBDA {
       return term(lanes_of(elements + k * SumOf<T>::kLanes, left - k * SumOf<T>::kLanes));

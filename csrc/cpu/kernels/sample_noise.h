@@ -1,4 +1,4 @@
-// The samples of a launch, and the noise of a run of their elements.
+// The samples of a launch, the noise of a run of their elements, and the loop over that run.
 #pragma once
 
 #include <cstring>
